@@ -1,0 +1,1 @@
+"""Makes a model: clips in, an ONNX file with its card out. Needs the `train` extra."""

@@ -1,0 +1,1 @@
+"""pamd: listens to the sea for whales and warns ships."""

@@ -1,0 +1,1 @@
+"""Where samples come from: a PortAudio device or a sound file."""
