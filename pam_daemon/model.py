@@ -1,0 +1,121 @@
+"""The ONNX model at work: the provider proved, the golden self-test passed, windows in and scores out."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+
+from pam_daemon.card import GOLDEN_TOLERANCE, Card, read_card
+from pam_daemon.errors import ModelError
+from pam_daemon.records import ModelName
+from pam_daemon.ring import FloatArray
+
+Provider = Literal["auto", "cuda", "cpu"]
+_ONNX_PROVIDER = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+_SILENT = 4  # onnxruntime's level "fatal": what goes wrong is raised, and said once by us
+
+
+def shipped_model() -> Path:
+    """The model that comes with pamd."""
+    return Path(str(resources.files("pam_daemon") / "models" / "narw.onnx"))
+
+
+class Model:
+    """A model file, loaded and tested.
+
+    Args:
+        path: the ONNX file, with its card in the metadata.
+        provider: `auto` takes CUDA where it really works and else the CPU; `cuda` refuses to fall back.
+        threads: of onnxruntime; 0 lets it take one a core.
+
+    Raises:
+        ModelError: not a model, no card, a provider that is not to be had, or golden scores that do not come out.
+    """
+
+    def __init__(self, path: Path, provider: Provider = "auto", threads: int = 0) -> None:
+        self.path = path
+        data = _read(path)
+        self._session = _open(path, data, provider, threads)
+        self.provider = "cuda" if self._session.get_providers()[0] == _ONNX_PROVIDER["cuda"] else "cpu"
+        self.card: Card = read_card(self._session.get_modelmeta().custom_metadata_map, str(path))
+        self.name = ModelName(self.card.name, hashlib.sha256(data).hexdigest())
+        self._input = self._session.get_inputs()[0].name
+        self._check_shape()
+        self.golden_difference = self._check_golden()
+
+    def scores(self, windows: FloatArray) -> FloatArray:
+        """Windows (batch, window_samples) at the model's rate -> scores (batch, labels), 0..1."""
+        result: FloatArray = self._session.run(None, {self._input: windows})[0]
+        return result
+
+    def _check_shape(self) -> None:
+        shape = self._session.get_inputs()[0].shape
+        wanted = self.card.window_samples
+        if len(shape) != 2 or shape[1] != wanted:
+            raise ModelError(
+                f"{self.path}: the graph takes {shape}, its card says (batch, {wanted}); export the model again"
+            )
+
+    def _check_golden(self) -> float:
+        """The largest difference from the golden scores."""
+        card = self.card
+        windows, expected = card.golden.unpack(card.window_samples)
+        actual = self.scores(windows)
+        difference = np.abs(actual - expected)
+        crossed = (actual >= card.threshold) != (expected >= card.threshold)
+        bad = (difference > GOLDEN_TOLERANCE[card.precision]) | crossed
+        if bad.any():
+            window, label = np.argwhere(bad)[0]
+            raise ModelError(
+                f"{self.path}: golden self-test failed on {self.provider}: window {window} scored "
+                f"{actual[window, label]:.4f}, the card says {expected[window, label]:.4f} "
+                f"(tolerance {GOLDEN_TOLERANCE[card.precision]:g}); use another copy of the file or provider: cpu"
+            )
+        return float(difference.max())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read the model: {error.strerror}; give another with --model") from error
+
+
+def _open(path: Path, data: bytes, provider: Provider, threads: int) -> Any:
+    if provider == "cpu" or (provider == "auto" and not _has_nvidia_device()):
+        return _session(path, data, "cpu", threads)
+    try:
+        session = _session(path, data, "cuda", threads)
+    except ModelError:
+        if provider == "cuda":
+            raise
+        return _session(path, data, "cpu", threads)
+    # Asked for CUDA, onnxruntime falls back to the CPU with no more than a warning.
+    if provider == "cuda" and session.get_providers()[0] != _ONNX_PROVIDER["cuda"]:
+        raise ModelError(
+            f"{path}: provider cuda was asked for and onnxruntime gave {session.get_providers()[0]}; "
+            'install the CUDA libraries (pip install "pamd[cuda]") or set model.provider: cpu'
+        )
+    return session
+
+
+def _has_nvidia_device() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
+
+
+def _session(path: Path, data: bytes, provider: Literal["cuda", "cpu"], threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _SILENT
+    # Spinning threads would burn a core between the windows of a live stream.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=[_ONNX_PROVIDER[provider]])
+    except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base of their own
+        what = str(error).strip().splitlines()[0][:200]
+        raise ModelError(f"{path}: not a usable ONNX model: {what}; give another with --model") from error

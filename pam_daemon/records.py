@@ -1,0 +1,197 @@
+"""The wire contract `pamd/1`: what the daemon says, as records with a common head and a body each.
+
+A record is made once, numbered by the journal, and goes out as one JSON object: `Wire` is that object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA = "pamd/1"
+STATION_WIDE = "_"  # the stream of records that concern no single stream
+NAME_PATTERN = r"^[A-Za-z0-9_-]{1,32}$"  # stations and streams
+
+Kind = Literal["detection", "alert", "gap", "effort", "event", "status"]
+Mode = Literal["live", "replay", "drill"]
+ThresholdSource = Literal["model", "site", "command"]
+Term = Literal["gap", "skipped"]  # not captured | captured, not analysed
+Wire = dict[str, Any]
+
+
+class ModelName(msgspec.Struct, frozen=True):
+    name: str
+    sha256: str
+
+
+class Position(msgspec.Struct, frozen=True):
+    latitude_deg: float
+    longitude_deg: float
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Milliseconds by step, from the capture of the deciding sample to just before the commit.
+
+    The first three are None from a file; `total_ms` counts from the last sample of the peak's window.
+    """
+
+    audio_ms: float  # from the end of the peak's window to the deciding sample, in stream time
+    read_ms: float | None  # from its capture to the worker's hands
+    score_ms: float | None  # the model
+    decide_ms: float | None  # from the scores to the record
+    total_ms: float | None
+
+
+class Detection(msgspec.Struct, frozen=True):
+    """One call. Samples at the source's rate, seconds since the stream or the recording began."""
+
+    start_utc: str | None
+    end_utc: str | None
+    peak_utc: str | None
+    start_s: float
+    end_s: float
+    peak_s: float
+    start_sample: int
+    end_sample: int
+    label: str
+    score: float
+    threshold: float
+    threshold_source: ThresholdSource
+    windows: int
+    continuing: bool
+    truncated: bool
+    model: ModelName
+    level_dbfs: float | None
+    latency_ms: Latency
+    position: Position | None = None
+    flood: bool | None = None
+    clip: str | None = None
+    review: Literal["unreviewed"] = "unreviewed"
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """A stretch that was not analysed, and why."""
+
+    term: Term
+    start_sample: int
+    samples: int
+    start_utc: str | None
+    duration_s: float
+    reason: str
+    estimated: bool
+    uncertainty_s: float
+
+
+class Effort(msgspec.Struct, frozen=True):
+    """What was listened to, cumulative since the stream began: elapsed is the sum of the other four."""
+
+    start_utc: str | None
+    end_utc: str | None
+    start_sample: int
+    end_sample: int
+    sample_rate_hz: int
+    elapsed_samples: int
+    analysed_samples: int
+    gap_samples: int
+    skipped_samples: int
+    pending_samples: int
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened to the daemon itself."""
+
+    what: str
+    severity: Literal["info", "warning", "error"]
+    text: str
+    data: dict[str, Any]
+
+
+class ClockState(msgspec.Struct, frozen=True):
+    offset_s: float | None = None
+    drift_ppm: float | None = None
+    quality: str | None = None
+
+
+class StreamStatus(msgspec.Struct, frozen=True):
+    sample_rate_hz: int
+    elapsed_samples: int
+    analysed_samples: int
+    gap_samples: int
+    skipped_samples: int
+    pending_samples: int
+    lag_s: float
+    real_time_factor: float | None
+    level_dbfs: float | None
+    clipped: int
+    source: str
+    clock: ClockState
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The heartbeat; not journalled."""
+
+    log: str | None
+    last_seq: int | None
+    every_s: float
+    recovery: int | None
+    started_utc: str
+    version: str
+    model: ModelName
+    provider: str
+    durable: bool | None
+    streams: dict[str, StreamStatus]
+
+
+Body = Detection | Gap | Effort | Event | Status
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A record before the journal has numbered it."""
+
+    kind: Kind
+    station: str
+    stream: str
+    mode: Mode
+    id: str | None  # a status has none
+    time_utc: str  # when it was made
+    body: Body
+
+    def wire(self, numbers: Numbers | None = None) -> Wire:
+        """The JSON object that subscribers get; without a journal the four numbers are null."""
+        head = {name: getattr(self, name) for name in ("kind", "station", "stream", "mode", "id", "time_utc")}
+        body = msgspec.to_builtins(self.body)
+        # A status carries the journal's place itself, as fields of its own.
+        numbered = {} if self.kind == "status" else msgspec.structs.asdict(numbers or NO_NUMBERS)
+        return {"schema": SCHEMA, **head, **numbered, **body}
+
+
+class Numbers(msgspec.Struct, frozen=True):
+    """A record's place in a journal: `(log, seq)` is a subscriber's position, `prev_seq` tells losses."""
+
+    log: str | None
+    seq: int | None
+    prev_seq: int | None
+    durable: bool | None
+
+
+NO_NUMBERS = Numbers(None, None, None, None)
+
+
+def topic(wire: Wire) -> bytes:
+    """The first frame: `<kind>/<station>/<stream>`."""
+    return f"{wire['kind']}/{wire['station']}/{wire['stream']}".encode()
+
+
+def record_id(
+    kind: Kind, station: str, stream: str, key: str | None, first_sample: int | None, *rest: str | int | None
+) -> str:
+    """The same file, settings and names give the same ids again.
+
+    `rest` by kind: detections model sha256, label; alerts rule, label, revision; gaps reason; effort its end
+    sample; events what, time_utc.
+    """
+    parts = (kind, station, stream, key, first_sample, *rest)
+    text = "\n".join("" if part is None else str(part) for part in parts)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

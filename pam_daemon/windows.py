@@ -1,0 +1,183 @@
+"""From samples at the source's rate to windows at the model's: resampling, segments, the sliding grid.
+
+Window k of a segment starts at model sample k * hop; the last one is aligned to the segment's end; none spans a gap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+
+from pam_daemon.ring import FloatArray, Heard, Unheard
+
+RESAMPLING_QUALITY = "HQ"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a window lies: its centre in model samples since the segment's begin, the rest in source samples."""
+
+    centre: int
+    source_start: int
+    source_centre: int
+    source_end: int
+    level_dbfs: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One model input: samples (window_samples,) at the model's rate."""
+
+    place: Place
+    samples: FloatArray
+    fresh_samples: int  # source samples that no window before it covered
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentEnd:
+    """The windows before and after this are not neighbours."""
+
+    fresh_samples: int  # source samples that the last window covers but for the rounding of the rates
+
+
+Item = Window | SegmentEnd | Unheard
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How a stream is cut: rates in Hertz, window and hop in model samples."""
+
+    source_rate_hz: int
+    model_rate_hz: int
+    window_samples: int
+    hop_samples: int
+
+    def source_samples(self, model_samples: int) -> int:
+        """The same distance in source samples, rounded to the nearest."""
+        return (2 * model_samples * self.source_rate_hz + self.model_rate_hz) // (2 * self.model_rate_hz)
+
+
+class Windower:
+    """Cuts one stream; output depends on the samples alone, not on the sizes of the pieces that come in."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.skipped_samples = 0  # in segments shorter than a window
+        self._grid = grid
+        self._segment: _Segment | None = None
+
+    @property
+    def pending_samples(self) -> int:
+        """Source samples taken in, and not yet given out in a window."""
+        return self._segment.pending_samples if self._segment else 0
+
+    def feed(self, piece: Heard | Unheard) -> Iterator[Item]:
+        """The windows that this piece completes; a stretch without audio ends the segment."""
+        if isinstance(piece, Unheard):
+            yield from self.close()
+            yield piece
+            return
+        if self._segment is None:
+            self._segment = _Segment(self._grid, piece.start)
+        yield from self._segment.feed(piece.samples)
+
+    def close(self) -> Iterator[Item]:
+        """Ends the segment: the last window, aligned to its end."""
+        if self._segment is None:
+            return
+        segment, self._segment = self._segment, None
+        yield from segment.close()
+        if segment.windows:
+            yield SegmentEnd(segment.pending_samples)
+        else:
+            self.skipped_samples += segment.pending_samples
+            yield Unheard(segment.start, segment.pending_samples, "skipped", "short_segment")
+
+
+class _Segment:
+    """Audio without a gap: what of it is still needed, at both rates."""
+
+    def __init__(self, grid: Grid, start: int) -> None:
+        self.start = start  # source sample number
+        self.received = 0  # source samples
+        self.pending_samples = 0
+        self.windows = 0
+        self._grid = grid
+        self._resampler = (
+            None
+            if grid.source_rate_hz == grid.model_rate_hz
+            else soxr.ResampleStream(
+                grid.source_rate_hz, grid.model_rate_hz, 1, dtype="float32", quality=RESAMPLING_QUALITY
+            )
+        )
+        self._source = _Tail()
+        self._model = _Tail()
+
+    def feed(self, samples: FloatArray) -> Iterator[Window]:
+        self.received += len(samples)
+        self.pending_samples += len(samples)
+        self._source.append(samples)
+        self._model.append(samples if self._resampler is None else self._resampler.resample_chunk(samples))
+        yield from self._grid_windows()
+
+    def close(self) -> Iterator[Window]:
+        if self._resampler is not None:
+            self._model.append(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            yield from self._grid_windows()
+        last_start = self._model.end - self._grid.window_samples
+        if self.windows and last_start > (self.windows - 1) * self._grid.hop_samples:
+            yield self._window(last_start, self.received)
+
+    def _grid_windows(self) -> Iterator[Window]:
+        grid = self._grid
+        while (start := self.windows * grid.hop_samples) + grid.window_samples <= self._model.end:
+            end = min(grid.source_samples(start + grid.window_samples), self.received)
+            yield self._window(start, end)
+
+    def _window(self, start: int, source_end: int) -> Window:
+        grid = self._grid
+        centre = start + grid.window_samples // 2
+        source_start = grid.source_samples(start)
+        # The last window may begin anywhere after this one's start: nothing from there on is forgotten.
+        self._model.forget(start)
+        self._source.forget(source_start)
+        fresh = source_end - (self.received - self.pending_samples)
+        self.pending_samples -= fresh
+        self.windows += 1
+        place = Place(
+            centre,
+            source_start=self.start + source_start,
+            source_centre=self.start + min(grid.source_samples(centre), self.received),
+            source_end=self.start + source_end,
+            level_dbfs=_level_dbfs(self._source.slice(source_start, source_end)),
+        )
+        return Window(place, self._model.slice(start, start + grid.window_samples), fresh)
+
+
+class _Tail:
+    """The end of a growing sequence, addressed by absolute index."""
+
+    def __init__(self) -> None:
+        self.end = 0
+        self._samples: FloatArray = np.zeros(0, np.float32)
+
+    def append(self, samples: FloatArray) -> None:
+        self._samples = np.concatenate([self._samples, samples])
+        self.end += len(samples)
+
+    def slice(self, start: int, end: int) -> FloatArray:
+        first = self.end - len(self._samples)
+        return self._samples[start - first : end - first]
+
+    def forget(self, before: int) -> None:
+        first = self.end - len(self._samples)
+        self._samples = self._samples[max(before - first, 0) :]
+
+
+def _level_dbfs(samples: FloatArray) -> float | None:
+    """20 log10 rms, a full-scale square wave is 0 dB; None for digital silence."""
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
+    return round(10 * math.log10(power), 2) if power > 0 else None
