@@ -1,0 +1,125 @@
+"""Augmentation of the training clips: time shifts, gain and mixup on waveforms, masks on spectrograms."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from export.config import TrainConfig
+from export.dataset import Audio, Clips
+
+FADE_S = 0.05  # crossfade between a shifted clip and what fills the rest
+_NEIGHBOURS = 16  # clips without a call, nearest in the table and so in time and noise, that fillings are drawn from
+
+
+class Augmenter:
+    """Draws augmented batches from clips. All randomness comes from the generator given to each call."""
+
+    def __init__(self, clips: Clips, config: TrainConfig) -> None:
+        self._clips = clips
+        self._augmentation = config.augmentation
+        self._sample_rate_hz = config.audio.sample_rate
+
+    def draw(self, index: npt.NDArray[np.intp], random: np.random.Generator) -> tuple[Audio, Audio]:
+        """Waveforms (batch, samples) and targets (batch, labels) 0..1 of the clips at `index`, mixup included."""
+        augmentation = self._augmentation
+        audio, targets = self._varied(index, random)
+        if augmentation.mix_audio == "Disabled":
+            return audio, targets
+        for _ in range(augmentation.mix_iterations):
+            partners = random.integers(len(self._clips), size=len(index))
+            other, other_targets = self._varied(partners, random)
+            share = random.beta(augmentation.mix_concentration, augmentation.mix_concentration, (len(index), 1))
+            share[random.random((len(index), 1)) >= augmentation.mix_probability] = 1.0
+            audio = mix(audio, other, share.astype(np.float32))
+            if augmentation.mix_target == "Max":
+                targets = np.where(share < 1, np.maximum(targets, other_targets), targets)
+            else:
+                targets = (share * targets + (1 - share) * other_targets).astype(np.float32)
+        return audio, targets
+
+    def _varied(self, index: npt.NDArray[np.intp], random: np.random.Generator) -> tuple[Audio, Audio]:
+        audio, targets = self._clips.audio[index], self._clips.labels[index]
+        if self._augmentation.time_shift_seconds:
+            limit = self._augmentation.time_shift_seconds * self._sample_rate_hz
+            shifts = np.rint(random.uniform(-limit, limit, len(index))).astype(np.intp)
+            audio = shift(audio, fillings(self._clips, index, random), shifts, self._sample_rate_hz)
+        if self._augmentation.gain_db:
+            gain_db = random.uniform(-self._augmentation.gain_db, self._augmentation.gain_db, (len(index), 1))
+            audio = (audio * 10 ** (gain_db / 20)).astype(np.float32)
+        return audio, targets
+
+
+def fillings(clips: Clips, index: npt.NDArray[np.intp], random: np.random.Generator) -> Audio:
+    """For each clip the audio of another one near it in the table, without any call, (batch, samples)."""
+    quiet = np.flatnonzero(clips.labels.max(1) == 0)
+    first = np.clip(np.searchsorted(quiet, index) - _NEIGHBOURS // 2, 0, max(0, len(quiet) - _NEIGHBOURS))
+    place = np.minimum(first + random.integers(_NEIGHBOURS, size=len(index)), len(quiet) - 1)
+    return clips.audio[quiet[place]]
+
+
+def shift(audio: Audio, filling: Audio, shifts_samples: npt.NDArray[np.intp], sample_rate_hz: int) -> Audio:
+    """Move each clip later (positive) or earlier within its window; what is uncovered holds the filling.
+
+    The filling is brought to the clip's rms and joined with an equal-power crossfade of `FADE_S`, so that a shifted
+    window sounds like a continuous recording: rolling would move the end of a call before its start.
+
+    Args:
+        audio, filling: (batch, samples).
+        shifts_samples: (batch,).
+    """
+    samples = audio.shape[1]
+    source = np.arange(samples)[None, :] - shifts_samples[:, None]  # the clip's sample at each place
+    later = shifts_samples[:, None] > 0
+    inside = np.where(later, source, samples - 1 - source)  # samples since the seam
+    fade = np.clip(inside / (FADE_S * sample_rate_hz), 0, 1)
+    fade = np.where(shifts_samples[:, None] == 0, 1.0, fade)
+    moved = np.take_along_axis(audio, np.clip(source, 0, samples - 1), 1)
+    level = _rms(audio) / np.maximum(_rms(filling), np.finfo(np.float32).tiny)
+    mixed: Audio = (np.sqrt(fade) * moved + np.sqrt(1 - fade) * level * filling).astype(np.float32)
+    return mixed
+
+
+def mix(audio: Audio, other: Audio, share: Audio) -> Audio:
+    """Mixup of waveforms (Zhang et al. 2018, arXiv:1710.09412): share (batch, 1) of audio, the rest of the other.
+
+    The other is brought to the same rms first, since the level of a clip means nothing.
+    """
+    level = _rms(audio) / np.maximum(_rms(other), np.finfo(np.float32).tiny)
+    mixed: Audio = (share * audio + (1 - share) * level * other).astype(np.float32)
+    return mixed
+
+
+def mask(log_mel: Tensor, config: TrainConfig, random: np.random.Generator) -> Tensor:
+    """Blank one random band and one run of frames of each spectrogram (SpecAugment, arXiv:1904.08779).
+
+    Args:
+        log_mel: (batch, 1, mel bins, frames); blanked places get the spectrogram's mean.
+    """
+    augmentation = config.augmentation
+    batch, _, bins, frames = log_mel.shape
+    blank = np.zeros((batch, 1, bins, frames), bool)
+    if augmentation.frequency_mask_bins:
+        blank |= _runs(batch, bins, augmentation.frequency_mask_bins, random)[:, None, :, None]
+    if augmentation.time_mask_frames:
+        blank |= _runs(batch, frames, augmentation.time_mask_frames, random)[:, None, None, :]
+    if not blank.any():
+        return log_mel
+    mean = log_mel.mean((2, 3), keepdim=True)
+    return torch.where(torch.from_numpy(blank).to(log_mel.device), mean, log_mel)
+
+
+def _runs(batch: int, length: int, longest: int, random: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """One run of 0 to `longest` true places in each row, (batch, length)."""
+    size = random.integers(0, min(longest, length) + 1, (batch, 1))
+    start = random.integers(0, length - size + 1)
+    place = np.arange(length)[None, :]
+    runs: npt.NDArray[np.bool_] = (place >= start) & (place < start + size)
+    return runs
+
+
+def _rms(audio: Audio) -> Audio:
+    level: Audio = np.sqrt(np.mean(audio * audio, axis=1, keepdims=True))
+    return level

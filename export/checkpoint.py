@@ -1,0 +1,100 @@
+"""The run directory: checkpoints that a stopped run is carried on from, and files that are whole or not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pam_daemon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from export.train import State
+
+CHECKPOINT = "checkpoint.pt"
+CONFIG = "config.yaml"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it when the block has succeeded and removed when it has not."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def open_run(out: Path, text: str, resume: bool) -> dict[str, Any] | None:
+    """Make the run directory, or read the checkpoint in it.
+
+    Returns:
+        The checkpoint to carry on from, or None for a new run (also where a run stopped before its first).
+
+    Raises:
+        ConfigError: a directory in use without `resume`, another configuration, or an unreadable checkpoint.
+    """
+    started = (out / CONFIG).exists()
+    if started and not resume:
+        raise ConfigError(f"{out}: holds a run already; carry it on with --resume or give another --out")
+    if resume and not started:
+        raise ConfigError(f"{out}: no run to carry on here; leave --resume away or give its directory with --out")
+    if not started:
+        _create(out, text)
+        return None
+    if (out / CONFIG).read_text("utf-8") != text:
+        raise ConfigError(f"{out}: began with another configuration; give the same one, or another --out")
+    return _read(out / CHECKPOINT) if (out / CHECKPOINT).exists() else None
+
+
+def _create(out: Path, text: str) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise ConfigError(f"{out}: not empty and no run; give another --out")
+        with replacing(out / CONFIG) as temporary:
+            temporary.write_text(text, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ConfigError(f"{path}: the checkpoint is damaged; remove it to train from the first epoch") from error
+    return saved
+
+
+def save(out: Path, state: State, seed: int, text: str) -> None:
+    """Write everything that the next epoch depends on.
+
+    Random numbers are not in it: every epoch derives its own from the seed and its number.
+    """
+    saved = {
+        "seed": seed,
+        "text": text,
+        "history": state.history,
+        "network": state.network.state_dict(),
+        "average": state.average.module.state_dict() if state.average else None,
+        "optimizer": state.optimizer.state_dict(),
+        "schedule": state.schedule.state_dict(),
+        "best": state.best,
+    }
+    with replacing(out / CHECKPOINT) as temporary:
+        torch.save(saved, temporary)
+
+
+def restore(state: State, saved: dict[str, Any]) -> None:
+    """Bring a fresh state to where the checkpoint was written."""
+    state.network.load_state_dict(saved["network"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.schedule.load_state_dict(saved["schedule"])
+    state.history = list(saved["history"])
+    state.best = saved["best"]
+    if state.average:
+        state.average.module.load_state_dict(saved["average"])

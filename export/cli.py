@@ -1,0 +1,68 @@
+"""`pamd train`: the command's options; the work is in `train`. torch is imported only when the command runs."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from pam_daemon.errors import DependencyError
+
+_REMEDY = 'pip install "pamd[train]"'
+
+
+@click.command()
+@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="YAML file.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with train.csv and audio/.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory to make.")
+@click.option("--weights", help="First weights of the backbone: a file of timm's, or `none` to train from scratch.")
+@click.option("--resume", is_flag=True, help="Carry on a run that was stopped.")
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change a key; may be repeated.")
+@click.option(
+    "--report-ledger",
+    "ledger",
+    type=click.Path(path_type=Path),
+    help="Score the frozen model on the report clips, once, and append it to this CSV file of all that ever were.",
+)
+@click.pass_context
+def train(
+    ctx: click.Context,
+    config_path: Path,
+    data: Path,
+    out: Path,
+    weights: str | None,
+    resume: bool,
+    overrides: tuple[str, ...],
+    ledger: Path | None,
+) -> None:
+    """Train a model on labelled clips and export it to OUT/model.onnx."""
+    try:
+        from rich.console import Console
+
+        from export import config as configuration
+        from export import train as training
+    except ModuleNotFoundError as error:
+        raise DependencyError(f"pamd train needs {error.name}, which is not installed; {_REMEDY}") from error
+    console = Console(stderr=True)
+    config, text, warnings = configuration.load(config_path, overrides)
+    for warning in warnings:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    command = _command(config_path, data, out, weights, overrides)
+    job = training.Job(config, text, data, out, weights, resume, ledger, command)
+    try:
+        model = training.train(job, console)
+    except KeyboardInterrupt:
+        console.print(f"stopped; carry on with `{command} --resume`", highlight=False, soft_wrap=True)
+        ctx.exit(130)
+    console.print(f"{model}: see it with `pamd model {model}`", highlight=False, soft_wrap=True)
+
+
+def _command(config: Path, data: Path, out: Path, weights: str | None, overrides: tuple[str, ...]) -> str:
+    """The command that makes this model, for the card: without --resume, which changes nothing in it."""
+    words = ["pamd", "train", "--config", str(config), "--data", str(data), "--out", str(out)]
+    if weights:
+        words += ["--weights", weights]
+    for override in overrides:
+        words += ["--set", override]
+    return shlex.join(words)

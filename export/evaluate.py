@@ -1,0 +1,94 @@
+"""Figures on validation clips, and what is chosen by them: temperature and threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from export import augment
+from export.config import TrainConfig
+from export.dataset import Audio, Clips
+from export.network import WhaleNet
+from pam_daemon.card import OperatingPoint
+
+_BATCH = 64
+_PLACES = 5  # copies of each clip, with the call at places across the window
+_RATES = (0.01, 0.02, 0.05, 0.1)  # false positive rates of the operating points in the card
+
+
+def logits_of(network: WhaleNet, audio: Audio, config: TrainConfig, device: torch.device) -> Audio:
+    """Logits (clips, labels) of waveforms (clips, samples), in evaluation mode."""
+    network.eval()
+    half = device.type == "cuda" and config.environment.mixed_precision_inference
+    parts = []
+    with torch.inference_mode():
+        for first in range(0, len(audio), _BATCH):
+            log_mel = network.features(torch.from_numpy(audio[first : first + _BATCH]).to(device))
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                logits = network.classify(log_mel.contiguous(memory_format=torch.channels_last))
+            parts.append(logits.float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def figures(network: WhaleNet, clips: Clips, config: TrainConfig, seed: int, device: torch.device) -> dict[str, float]:
+    """Loss and ROC AUC (mean over the labels) as the clips are and, with time shifts, with calls anywhere."""
+    logits = logits_of(network, clips.audio, config, device)
+    loss = np.mean(np.logaddexp(0, logits) - clips.labels * logits)
+    row = {"select_loss": float(loss), "select_roc_auc": roc_auc(clips.labels, logits)}
+    if config.augmentation.time_shift_seconds:
+        moved = shifted(clips, config, seed, copies=1)
+        row["select_shifted_roc_auc"] = roc_auc(moved.labels, logits_of(network, moved.audio, config, device))
+    return row
+
+
+def roc_auc(labels: Audio, scores: Audio) -> float:
+    """Area under the ROC curve, the mean over the labels; both (clips, labels)."""
+    return float(roc_auc_score(labels, scores))
+
+
+def shifted(clips: Clips, config: TrainConfig, seed: int, copies: int = _PLACES) -> Clips:
+    """The clips as a sliding window meets them: each at `copies` random places, by its seed; unchanged without shifts."""
+    limit = config.augmentation.time_shift_seconds * config.audio.sample_rate
+    if not limit:
+        return clips
+    random = np.random.default_rng([seed, 4])
+    index = np.tile(np.arange(len(clips)), copies)
+    shifts = np.rint(random.uniform(-limit, limit, len(index))).astype(np.intp)
+    every = clips.take(index)
+    audio = augment.shift(every.audio, augment.fillings(clips, index, random), shifts, config.audio.sample_rate)
+    return Clips(every.names, audio, every.labels, every.hashes)
+
+
+def temperature(labels: Audio, logits: Audio) -> float:
+    """The divisor of the logits with the least cross-entropy (Guo et al. 2017, arXiv:1706.04599), 0.2 to 10."""
+    candidates = np.geomspace(0.2, 10, 400)
+    losses = [np.mean(np.logaddexp(0, logits / t) - labels * logits / t) for t in candidates]
+    return round(float(candidates[int(np.argmin(losses))]), 4)
+
+
+def threshold(labels: Audio, scores: Audio, config: TrainConfig) -> float:
+    """The model's default threshold: the configured one, or that of the configured false positive rate."""
+    prediction = config.prediction
+    if prediction.threshold_selection == "Fixed":
+        return prediction.probability_threshold
+    return threshold_at(labels, scores, prediction.threshold_false_positive_rate)
+
+
+def threshold_at(labels: Audio, scores: Audio, rate: float) -> float:
+    """The least threshold, in steps of 0.001, that at most this share of the windows without a call reaches."""
+    without = np.sort(scores[labels == 0])
+    allowed = int(rate * len(without))  # windows that may reach it
+    highest = float(without[-1 - allowed]) if allowed < len(without) else 0.0
+    return min(1.0, (np.floor(highest * 1000) + 1) / 1000)
+
+
+def operating_points(labels: Audio, scores: Audio, chosen: float, data: str, window_s: float) -> list[OperatingPoint]:
+    """What the chosen threshold and those of some false positive rates give, counted in windows."""
+    thresholds = sorted({chosen, *(threshold_at(labels, scores, rate) for rate in _RATES)})
+    positive, negative = scores[labels == 1], scores[labels == 0]
+    hours = round(len(negative) * window_s / 3600, 4)
+    return [
+        OperatingPoint(data, t, int((positive >= t).sum()), len(positive), int((negative >= t).sum()), hours)
+        for t in thresholds
+    ]
