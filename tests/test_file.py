@@ -1,0 +1,424 @@
+"""Recordings: found, checked, joined and read, with nothing lost in silence."""
+
+import hashlib
+import struct
+import tracemalloc
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pam_daemon.errors import SourceError
+from pam_daemon.sources import Audio, Missing
+from pam_daemon.sources.file import Recording, find_files, recordings
+
+RATE_HZ = 2000
+Samples = NDArray[np.float32]
+
+
+def noise(samples: int, channels: int = 1, seed: int = 0) -> Samples:
+    """Shape (channels, samples), exact in 16 bits."""
+    values = np.random.default_rng(seed).integers(-20000, 20000, (channels, samples))
+    return (values / 32768).astype(np.float32)
+
+
+def write(path: Path, samples: Samples, rate_hz: int = RATE_HZ, **kind: str) -> Path:
+    soundfile.write(path, samples.T, rate_hz, **kind)
+    return path
+
+
+def only(path: Path, **options: object) -> Recording:
+    (recording,) = recordings([path], **{"min_rate_hz": RATE_HZ, **options})  # type: ignore[arg-type]
+    return recording
+
+
+def collect(recording: Recording, block_samples: int | None = None) -> tuple[Samples, list[Missing]]:
+    """All audio, and what was missing; checks that blocks are what the interface promises."""
+    audio: list[Samples] = [np.zeros((recording.channels, 0), np.float32)]
+    missing = []
+    for item in recording.blocks(block_samples):
+        if isinstance(item, Missing):
+            missing.append(item)
+            continue
+        assert isinstance(item, Audio)
+        assert (item.samples.dtype, item.monotonic_ns) == (np.float32, None)
+        assert item.samples.shape[1] <= (block_samples or recording.sample_rate_hz)
+        assert item.samples.flags.c_contiguous
+        audio.append(item.samples)
+    return np.concatenate(audio, axis=1), missing
+
+
+def cut(path: Path, keep: float) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    return path
+
+
+KINDS = {
+    "a.aiff": {"subtype": "PCM_16"},
+    "a.aifc": {"format": "AIFF", "subtype": "FLOAT"},
+    "a.wav": {"subtype": "PCM_16"},
+    "b.wav": {"subtype": "PCM_24"},
+    "c.wav": {"subtype": "FLOAT"},
+    "d.wav": {"format": "WAVEX", "subtype": "PCM_32"},
+    "e.wav": {"subtype": "DOUBLE", "endian": "BIG"},  # RIFX
+    "a.rf64": {"format": "RF64", "subtype": "PCM_24"},
+    "a.flac": {"subtype": "PCM_16"},
+    "b.flac": {"subtype": "PCM_24"},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_kind_is_read_exactly(tmp_path: Path, name: str, channels: int) -> None:
+    """All channels, all samples, full scale +-1, whatever the container and the sample format."""
+    samples = noise(5001, channels)
+    recording = only(write(tmp_path / name, samples, **KINDS[name]))
+    audio, missing = collect(recording)
+    assert (recording.sample_rate_hz, recording.channels, recording.samples) == (RATE_HZ, channels, 5001)
+    np.testing.assert_array_equal(audio, samples)
+    assert (missing, recording.truncated) == ([], False)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("keep", [0.25, 0.61])
+def test_a_cut_file_gives_what_it_holds_and_says_what_it_lacks(tmp_path: Path, name: str, keep: float) -> None:
+    """Audio and the missing rest make up exactly what the header promised, whatever the block size."""
+    samples = noise(50_000, 2)
+    path = cut(write(tmp_path / name, samples, **KINDS[name]), keep)
+    for block_samples in (777, 4096, 1 << 17):
+        recording = only(path)
+        assert recording.samples == 50_000
+        assert not recording.truncated
+        audio, missing = collect(recording, block_samples)
+        held = audio.shape[1]
+        # A FLAC gives whole frames of 4096 samples, the others every sample.
+        assert keep * 50_000 - (4096 * 1.5 if name.endswith("flac") else 30) < held < 50_000
+        np.testing.assert_array_equal(audio, samples[:, :held])
+        assert missing == [Missing(50_000 - held, "truncated")]
+        assert recording.truncated
+
+
+def test_a_real_recording_cut_in_the_middle(tmp_path: Path, data_dir: Path) -> None:
+    """A SoundTrap's FLAC, cut: the audio up to the cut is the original's."""
+    name = "67416073.210610033655.flac"
+    original = data_dir / "recordings" / name
+    whole, _ = soundfile.read(original, dtype="float32")
+    (tmp_path / name).write_bytes(original.read_bytes()[:1_000_000])
+    recording = only(tmp_path / name)
+    audio, missing = collect(recording)
+    assert recording.samples == len(whole) == audio.shape[1] + missing[0].samples
+    assert audio.shape[1] > 400_000
+    np.testing.assert_array_equal(audio[0], whole[: audio.shape[1]])
+
+
+def with_sizes(path: Path, riff: int, data: int) -> Path:
+    content = bytearray(path.read_bytes())
+    content[4:8] = struct.pack("<I", riff)
+    at = content.index(b"data") + 4
+    content[at : at + 4] = struct.pack("<I", data)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("riff", "data"),
+    [(0, 0), (36, 0), (0xFFFFFFFF, 0xFFFFFFFF), (0, 0xFFFFFFFF), (0x7FFFF024, 0x7FFFF000), (0x7FFFFFFF, 0x7FFFFFFF)],
+)
+def test_an_unfinished_wav_is_read_to_its_end(tmp_path: Path, riff: int, data: int) -> None:
+    """Sizes that a recorder never filled in promise nothing, so nothing is missing; all that was written is read."""
+    samples = noise(5000, 2)
+    recording = only(with_sizes(write(tmp_path / "a.wav", samples), riff, data))
+    audio, missing = collect(recording)
+    assert (recording.samples, missing, recording.truncated) == (5000, [], False)
+    np.testing.assert_array_equal(audio, samples)
+
+
+def test_an_unfinished_rf64_is_read_to_its_end(tmp_path: Path) -> None:
+    """The same for the 64-bit sizes of the `ds64` chunk."""
+    samples = noise(5000)
+    path = write(tmp_path / "a.rf64", samples, format="RF64", subtype="PCM_24")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"ds64") + 8
+    content[at : at + 24] = bytes(24)
+    path.write_bytes(content)
+    audio, missing = collect(only(path))
+    assert missing == []
+    np.testing.assert_array_equal(audio, samples)
+
+
+def test_an_unfinished_aiff_is_read_to_its_end(tmp_path: Path) -> None:
+    """The same for an AIFF whose three size fields are 0."""
+    samples = noise(5000)
+    path = write(tmp_path / "a.aiff", samples)
+    content = bytearray(path.read_bytes())
+    for at in (4, content.index(b"SSND") + 4, content.index(b"COMM") + 10):
+        content[at : at + 4] = bytes(4)
+    path.write_bytes(content)
+    recording = only(path)
+    audio, missing = collect(recording)
+    assert (recording.samples, missing) == (5000, [])
+    np.testing.assert_array_equal(audio, samples)
+
+
+def test_a_flac_of_unknown_length_is_counted(tmp_path: Path) -> None:
+    """A streamed FLAC (total 0 in STREAMINFO) is read to its end, and its length is known before it is replayed."""
+    samples = noise(50_000)
+    path = write(tmp_path / "a.flac", samples)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the total is the low 36 bits of the eight bytes from 18 on
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    recording = only(path)
+    audio, missing = collect(recording)
+    assert (recording.samples, missing, recording.truncated) == (50_000, [], False)
+    np.testing.assert_array_equal(audio, samples)
+
+
+def test_a_wav_whose_last_chunk_alone_is_cut_lacks_nothing(tmp_path: Path) -> None:
+    """Only lost samples count as truncated, not lost remarks behind them."""
+    path = write(tmp_path / "a.wav", noise(5000))
+    content = path.read_bytes() + b"LIST" + struct.pack("<I", 100) + b"INFO"
+    path.write_bytes(content[:4] + struct.pack("<I", len(content) + 88) + content[8:])
+    recording = only(path)
+    assert (recording.samples, collect(recording)[1]) == (5000, [])
+
+
+def test_values_that_are_no_numbers_come_as_they_are(tmp_path: Path) -> None:
+    """What to make of not-a-number and infinity is decided later, not here."""
+    samples = noise(3000)
+    samples[0, 100], samples[0, 200] = np.nan, -np.inf
+    audio, _ = collect(only(write(tmp_path / "a.wav", samples, subtype="FLOAT")))
+    np.testing.assert_array_equal(audio, samples)
+
+
+@given(st.integers(1, 7000), st.integers(1, 9000))
+@settings(max_examples=40, deadline=None)
+def test_the_block_size_changes_nothing(tmp_path_factory: pytest.TempPathFactory, length: int, block: int) -> None:
+    """The same samples whatever the blocks."""
+    samples = noise(length, 2)
+    path = write(tmp_path_factory.mktemp("blocks") / "a.flac", samples)
+    np.testing.assert_array_equal(collect(only(path), block)[0], samples)
+
+
+def named(directory: Path, start: datetime, samples: Samples, rate_hz: int = RATE_HZ) -> Path:
+    return write(directory / f"PAM_{start:%Y%m%d_%H%M%S}_{start.microsecond // 1000:03}.wav", samples, rate_hz)
+
+
+START = datetime(2020, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "joined"), [(0, True), (50, True), (-50, True), (51, False), (-51, False), (3_600_000, False)]
+)
+def test_files_whose_named_times_meet_are_one_recording(tmp_path: Path, late_ms: int, joined: bool) -> None:
+    """Within 50 ms, early or late, the files' samples follow one another; else they are two recordings."""
+    first, second = noise(4000, seed=1), noise(3000, seed=2)
+    paths = [
+        named(tmp_path, START, first),
+        named(tmp_path, START + timedelta(seconds=2, milliseconds=late_ms), second),
+    ]
+    found = recordings(paths, min_rate_hz=RATE_HZ)
+    assert [len(recording.files) for recording in found] == ([2] if joined else [1, 1])
+    assert found[0].start_utc == START
+    audio = np.concatenate([collect(recording)[0] for recording in found], axis=1)
+    np.testing.assert_array_equal(audio, np.concatenate([first, second], axis=1))
+
+
+def test_files_that_differ_or_have_no_time_are_not_joined(tmp_path: Path) -> None:
+    """Another rate, another number of channels or a name without a time begins a recording."""
+    paths = [
+        named(tmp_path, START, noise(4000)),
+        named(tmp_path, START + timedelta(seconds=2), noise(8000), 4000),
+        named(tmp_path, START + timedelta(seconds=4), noise(8000, 2), 4000),
+        write(tmp_path / "x.wav", noise(4000)),
+        write(tmp_path / "y.wav", noise(4000)),
+    ]
+    found = recordings(paths, min_rate_hz=RATE_HZ)
+    assert [len(recording.files) for recording in found] == [1] * 5
+    assert found[4].start_utc is None
+
+
+def test_the_real_soundtrap_files_join(data_dir: Path) -> None:
+    """Two consecutive five-minute files of one deployment are one segment."""
+    paths = find_files([str(data_dir / "recordings" / "67416073.*.flac")])
+    (recording,) = recordings(paths, min_rate_hz=RATE_HZ)
+    assert recording.start_utc == datetime(2021, 6, 10, 3, 36, 55, tzinfo=UTC)
+    assert recording.assumed_utc
+    assert [file.path.name for file in recording.files] == ["67416073.210610033655.flac", "67416073.210610034155.flac"]
+
+
+def test_a_cut_file_in_the_middle_does_not_move_what_follows(tmp_path: Path) -> None:
+    """What is missing fills up to the next file's start, so its samples keep their numbers."""
+    first, second = noise(4000, seed=1), noise(4000, seed=2)
+    paths = [cut(named(tmp_path, START, first), 0.5), named(tmp_path, START + timedelta(seconds=2), second)]
+    (recording,) = recordings(paths, min_rate_hz=RATE_HZ)
+    at, blocks = 0, []
+    for item in recording.blocks(1000):
+        length = item.samples if isinstance(item, Missing) else item.samples.shape[1]
+        blocks.append((at, item))
+        at += length
+    assert at == recording.samples == 8000
+    assert isinstance(blocks[2][1], Missing)
+    assert [start for start, _ in blocks[3:]] == [4000, 5000, 6000, 7000]
+    rest = np.concatenate([item.samples for _, item in blocks[3:] if isinstance(item, Audio)], axis=1)
+    np.testing.assert_array_equal(rest, second)
+
+
+def test_a_sample_is_traced_to_its_file(tmp_path: Path) -> None:
+    """Tables and ids need the file that holds a sample, the number in it, and the file's digest."""
+    paths = [named(tmp_path, START, noise(4000)), named(tmp_path, START + timedelta(seconds=2), noise(3000, seed=1))]
+    (recording,) = recordings(paths, min_rate_hz=RATE_HZ)
+    assert [(file.path, offset) for file, offset in map(recording.locate, (0, 3999, 4000, 6999, 7000))] == [
+        (paths[0], 0),
+        (paths[0], 3999),
+        (paths[1], 0),
+        (paths[1], 2999),
+        (paths[1], 3000),
+    ]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    assert recording.sha256 == digests[0]
+    assert recording.key(4001) == (digests[1], 1)
+    with pytest.raises(ValueError, match="begin at 0"):
+        recording.locate(-1)
+
+
+def test_the_users_start_overrides_the_names(tmp_path: Path) -> None:
+    """It is turned into UTC, nothing is assumed then, and it fits a single recording only."""
+    path = named(tmp_path, START, noise(4000))
+    recording = only(path, start=datetime(2021, 1, 1, 0, 0, tzinfo=timezone(timedelta(hours=-5))))
+    assert (recording.start_utc, recording.assumed_utc) == (datetime(2021, 1, 1, 5, tzinfo=UTC), False)
+    with pytest.raises(SourceError, match="does not follow"):
+        recordings([path, write(tmp_path / "x.wav", noise(9))], min_rate_hz=RATE_HZ, start=START)
+    with pytest.raises(ValueError, match="time zone"):
+        only(path, start=datetime(2021, 1, 1))
+
+
+@pytest.mark.parametrize("rate_hz", [RATE_HZ, 8000, 1_000_000])
+def test_rates_from_the_models_to_a_megahertz_are_taken(tmp_path: Path, rate_hz: int) -> None:
+    """Both ends of the range are in it."""
+    assert only(write(tmp_path / "a.wav", noise(9), rate_hz)).sample_rate_hz == rate_hz
+
+
+@pytest.mark.parametrize("rate_hz", [RATE_HZ - 1, 1_000_001])
+def test_other_rates_are_refused(tmp_path: Path, rate_hz: int) -> None:
+    """With the file, the rate and what to do."""
+    with pytest.raises(SourceError, match=rf"a\.wav: sample rate {rate_hz} Hz is outside 2000 Hz.*1000000 Hz; give"):
+        only(write(tmp_path / "a.wav", noise(9), rate_hz))
+
+
+def _text(path: Path) -> None:
+    path.write_text("not a sound\n" * 50)
+
+
+def _header_alone(path: Path) -> None:
+    write(path, np.zeros((1, 0), np.float32))
+
+
+def _cut_in_the_header(path: Path) -> None:
+    write(path, noise(100))
+    path.write_bytes(path.read_bytes()[:30])
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: None, "No such file"),
+    "empty": (Path.touch, r"is empty \(0 bytes\)"),
+    "text": (_text, "libsndfile cannot read it"),
+    "directory": (Path.mkdir, "Is a directory"),
+    "header alone": (_header_alone, "holds no samples"),
+    "cut in the header": (_cut_in_the_header, "libsndfile cannot read it"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_cannot_be_read_is_refused_before_anything_starts(tmp_path: Path, what: str) -> None:
+    """One line that names the file, what is wrong and a remedy, even when it is the last of several."""
+    make, message = BAD[what]
+    bad = tmp_path / "bad.wav"
+    make(bad)
+    with pytest.raises(SourceError, match=message) as caught:
+        recordings([write(tmp_path / "good.wav", noise(100)), bad], min_rate_hz=RATE_HZ)
+    text = str(caught.value)
+    assert (str(bad) in text, "\n" in text, ";" in text) == (True, False, True)
+
+
+def test_a_file_that_vanishes_after_the_check_is_an_error(tmp_path: Path) -> None:
+    """Reading it says so, in one line."""
+    path = write(tmp_path / "a.wav", noise(100))
+    recording = only(path)
+    path.unlink()
+    with pytest.raises(SourceError, match=r"a\.wav: No such file"):
+        list(recording.blocks())
+    with pytest.raises(SourceError, match=r"a\.wav: No such file"):
+        _ = recording.sha256
+
+
+def test_files_directories_and_patterns_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory gives its sound files by name, not those below; nothing is taken twice; order is as given."""
+    deep = tmp_path / "card" / "deep"
+    deep.mkdir(parents=True)
+    for name in (
+        "card/b.WAV",
+        "card/a.flac",
+        "card/notes.txt",
+        "card/._a.flac",
+        "card/deep/c.aiff",
+        "odd.dat",
+        "[1].wav",
+    ):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    cases = {
+        ("card",): ["card/a.flac", "card/b.WAV"],
+        ("card/**/*.aiff", "card"): ["card/deep/c.aiff", "card/a.flac", "card/b.WAV"],
+        ("odd.dat", "card/a.*", "card/a.flac"): ["odd.dat", "card/a.flac"],
+        ("[1].wav",): ["[1].wav"],
+        (str(tmp_path / "c*"),): [str(tmp_path / "card/a.flac"), str(tmp_path / "card/b.WAV")],
+    }
+    for patterns, expected in cases.items():
+        assert [str(path) for path in find_files(patterns)] == expected
+
+
+@pytest.mark.parametrize("pattern", ["nothing.wav", "*.wav", "empty"])
+def test_an_argument_that_means_no_file_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    """Even when others mean some."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.flac").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match=r"no sound file|no such file"):
+        find_files(["a.flac", pattern])
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b""]))
+@settings(max_examples=200, deadline=None)
+def test_no_content_is_a_crash(tmp_path_factory: pytest.TempPathFactory, content: bytes, magic: bytes) -> None:
+    """Random bytes behind a familiar beginning are read or refused in one line."""
+    path = tmp_path_factory.getbasetemp() / "fuzz.wav"
+    kind = {b"FORM": b"AIFF"}.get(magic, b"WAVE")
+    path.write_bytes(magic + content[:4] + kind + content[4:])
+    try:
+        collect(only(path))
+    except SourceError as error:
+        assert "\n" not in str(error)
+
+
+def test_reading_takes_no_more_memory_for_longer_files(tmp_path: Path) -> None:
+    """Blocks are made one at a time: a file of ten minutes needs a few seconds' worth."""
+    recording = only(write(tmp_path / "a.wav", noise(RATE_HZ * 600)))
+    tracemalloc.start()
+    try:
+        for item in recording.blocks():
+            assert isinstance(item, Audio)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    a_second_bytes = RATE_HZ * 4
+    assert peak_bytes < 10 * a_second_bytes < recording.samples * 4
