@@ -95,6 +95,7 @@ class Sea:
         # A sound needs the background beneath it for its level, and so does the next block: keep the last few.
         self._background = lru_cache(maxsize=4)(self._make_background)
         self._sound = lru_cache(maxsize=4)(self._make_sound)
+        self._grain = lru_cache(maxsize=8)(self._make_grain)
 
     def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
         """The samples, in order, in blocks (n,) of BLOCK_S; the last may be shorter."""
@@ -152,13 +153,14 @@ class Sea:
 
     def _noise(self, psd: sounds.Psd, purpose: int, number: int) -> Samples:
         """A block (n,) of steady noise, about rms 1: two independent grains, crossfaded so that the power stays."""
-        unit = float(np.sqrt(psd(np.arange(1.0, 1000.0)).sum()))  # the rms below 1 kHz, in steps of 1 Hz
         fall = np.cos(np.pi / 2.0 * (np.arange(self._block) + 0.5) / self._block)
-        old, new = (
-            sounds.shaped_noise(psd, 2 * self._block, self.sample_rate_hz, self._rng(purpose, index))
-            for index in (number, number + 1)
-        )
-        return (old[self._block :] * fall + new[: self._block] * fall[::-1]) / unit
+        old, new = self._grain(psd, purpose, number), self._grain(psd, purpose, number + 1)
+        return old[self._block :] * fall + new[: self._block] * fall[::-1]
+
+    def _make_grain(self, psd: sounds.Psd, purpose: int, index: int) -> Samples:
+        """Two blocks (2n,) of noise; its rms below 1 kHz is 1."""
+        unit = float(np.sqrt(psd(np.arange(1.0, 1000.0)).sum()))  # in steps of 1 Hz
+        return sounds.shaped_noise(psd, 2 * self._block, self.sample_rate_hz, self._rng(purpose, index)) / unit
 
     def _slow_gain(self, purpose: int, time_s: Samples, mean_db: float) -> Samples:
         """Weather and swell as a gain (n,): a few dB over minutes, half a dB with the waves."""

@@ -65,7 +65,7 @@ def shaped_noise(psd: Psd, samples: int, sample_rate_hz: int, rng: np.random.Gen
 
 def ambient_noise(samples: int, sample_rate_hz: int, rng: np.random.Generator) -> Samples:
     """Ambient noise (samples,) with the sea's falling spectrum in a random mix of wind and traffic; rms 1."""
-    wind = 10.0 ** (rng.uniform(-15.0, 3.0) / 10.0)
+    wind = 10.0 ** (rng.uniform(-15.0, -3.0) / 10.0)
     noise = shaped_noise(lambda f: traffic_psd(f) + wind * wind_psd(f), samples, sample_rate_hz, rng)
     return noise / float(np.sqrt(np.mean(noise**2)))
 

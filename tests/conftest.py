@@ -1,0 +1,18 @@
+"""What several tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The real audio: PAMD_TEST_DATA, by default ../shared/data beside the repository. Fails where it is missing."""
+    path = Path(os.environ.get("PAMD_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    assert path.is_dir(), f"no real audio at {path}: set PAMD_TEST_DATA"
+    return path
