@@ -9,7 +9,7 @@ import os
 import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -45,16 +45,12 @@ class Bell:
         return self._read
 
     def ring(self) -> None:
-        try:
+        with suppress(BlockingIOError):  # it is ringing already
             os.write(self._write, b"!")
-        except BlockingIOError:
-            pass  # it is ringing already
 
     def clear(self) -> None:
-        try:
+        with suppress(BlockingIOError):
             os.read(self._read, 65536)
-        except BlockingIOError:
-            pass
 
     def close(self) -> None:
         os.close(self._read)

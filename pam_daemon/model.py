@@ -11,11 +11,11 @@ import numpy as np
 import onnxruntime
 
 from pam_daemon.card import GOLDEN_TOLERANCE, Card, read_card
+from pam_daemon.config import Provider
 from pam_daemon.errors import ModelError
 from pam_daemon.records import ModelName
 from pam_daemon.ring import FloatArray
 
-Provider = Literal["auto", "cuda", "cpu"]
 _ONNX_PROVIDER = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 _SILENT = 4  # onnxruntime's level "fatal": what goes wrong is raised, and said once by us
 
@@ -116,6 +116,6 @@ def _session(path: Path, data: bytes, provider: Literal["cuda", "cpu"], threads:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(data, options, providers=[_ONNX_PROVIDER[provider]])
-    except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base of their own
+    except Exception as error:
         what = str(error).strip().splitlines()[0][:200]
         raise ModelError(f"{path}: not a usable ONNX model: {what}; give another with --model") from error

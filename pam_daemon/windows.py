@@ -1,13 +1,14 @@
 """From samples at the source's rate to windows at the model's: resampling, segments, the sliding grid.
 
 Window k of a segment starts at model sample k * hop; the last one is aligned to the segment's end; none spans a gap.
+Gaps come out in abutting pieces of at most a minute, whatever the pieces in which they came in.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import soxr
@@ -15,6 +16,7 @@ import soxr
 from pam_daemon.ring import FloatArray, Heard, Unheard
 
 RESAMPLING_QUALITY = "HQ"
+MAX_GAP_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Windower:
         self.skipped_samples = 0  # in segments shorter than a window
         self._grid = grid
         self._segment: _Segment | None = None
+        self._unheard: Unheard | None = None  # may go on
 
     @property
     def pending_samples(self) -> int:
@@ -77,15 +80,20 @@ class Windower:
     def feed(self, piece: Heard | Unheard) -> Iterator[Item]:
         """The windows that this piece completes; a stretch without audio ends the segment."""
         if isinstance(piece, Unheard):
-            yield from self.close()
-            yield piece
+            yield from self._end_segment()
+            yield from self._extend_unheard(piece)
             return
         if self._segment is None:
+            yield from self._end_unheard()
             self._segment = _Segment(self._grid, piece.start)
         yield from self._segment.feed(piece.samples)
 
     def close(self) -> Iterator[Item]:
-        """Ends the segment: the last window, aligned to its end."""
+        """The stream is over: the last window, aligned to the segment's end, or the rest of a gap."""
+        yield from self._end_segment()
+        yield from self._end_unheard()
+
+    def _end_segment(self) -> Iterator[Item]:
         if self._segment is None:
             return
         segment, self._segment = self._segment, None
@@ -94,7 +102,28 @@ class Windower:
             yield SegmentEnd(segment.pending_samples)
         else:
             self.skipped_samples += segment.pending_samples
-            yield Unheard(segment.start, segment.pending_samples, "skipped", "short_segment")
+            yield from self._extend_unheard(
+                Unheard(segment.start, segment.pending_samples, "skipped", "short_segment")
+            )
+
+    def _extend_unheard(self, piece: Unheard) -> Iterator[Unheard]:
+        before = self._unheard
+        # What was estimated stays apart: each estimate has an uncertainty of its own.
+        if before and _exact(before) == _exact(piece) is not None:
+            piece = replace(before, samples=before.samples + piece.samples)
+        else:
+            yield from self._end_unheard()
+        longest = MAX_GAP_S * self._grid.source_rate_hz
+        while piece.samples > longest:
+            # What is uncertain is the length: that is said of the last piece.
+            yield replace(piece, samples=longest, uncertainty_s=0.0)
+            piece = replace(piece, start=piece.start + longest, samples=piece.samples - longest)
+        self._unheard = piece
+
+    def _end_unheard(self) -> Iterator[Unheard]:
+        if self._unheard is not None:
+            yield self._unheard
+            self._unheard = None
 
 
 class _Segment:
@@ -181,3 +210,8 @@ def _level_dbfs(samples: FloatArray) -> float | None:
     """20 log10 rms, a full-scale square wave is 0 dB; None for digital silence."""
     power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
     return round(10 * math.log10(power), 2) if power > 0 else None
+
+
+def _exact(piece: Unheard) -> tuple[str, str] | None:
+    """What an exactly known stretch is; None for an estimated one."""
+    return None if piece.estimated else (piece.term, piece.reason)

@@ -1,0 +1,267 @@
+"""The command line: words into calls; no logic. Errors become one line and an exit code here alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import structlog
+
+from pam_daemon.clock import SystemClock
+from pam_daemon.config import DEFAULT_ENDPOINT, Config, Device, Provider, commented_yaml, load_config
+from pam_daemon.errors import ConfigError, PamdError, SourceError
+
+PATH = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("pamd"), prog_name="pamd")
+def cli() -> None:
+    """Listens to the sea for whales and warns ships."""
+
+
+def station_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What `run` and `replay` have in common."""
+    for option in (
+        click.option("--config", "config_path", type=PATH, help="YAML; `pamd config` prints one."),
+        click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Over the configuration."),
+        click.option("--model", type=PATH, help="An ONNX file with a pamd card, instead of the shipped one."),
+        click.option("--threshold", type=float, help="Of the score, 0 to 1, instead of the model's own."),
+        click.option("--hop", "hop_s", type=float, help="Seconds between windows, instead of the model's own."),
+        click.option("--station", help="Name in topics and ids."),
+        click.option("--endpoint", help="Publish at tcp://HOST:PORT; recovery at PORT + 1."),
+        click.option("--journal", type=PATH, help="Keep the records in this file."),
+    ):
+        command = option(command)
+    return command
+
+
+def _load(
+    config_path: Path | None,
+    settings: tuple[str, ...],
+    model: Path | None,
+    station: str | None,
+    endpoint: str | None,
+    threshold: float | None,
+) -> Config:
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ConfigError(f"--threshold {threshold:g}: a score lies between 0 and 1")
+    given = {"model.path": model, "station.name": station, "publish.endpoint": endpoint}
+    quoted = [f"{key}={msgspec.json.encode(str(value)).decode()}" for key, value in given.items() if value is not None]
+    return load_config(config_path, [*settings, *quoted])
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True)
+@station_options
+@click.option("--start", help="UTC of the first sample, 2009-03-29T17:15:00Z, instead of the file name's.")
+@click.option("--speed", default="max", show_default=True, help="max, realtime, or a factor.")
+@click.option("--raven", type=PATH, help="Write a Raven selection table of the detections.")
+@click.option("--linger", "linger_s", type=float, default=5.0, show_default=True, help="Seconds to answer recovery.")
+def replay(
+    files: tuple[str, ...],
+    config_path: Path | None,
+    settings: tuple[str, ...],
+    model: Path | None,
+    threshold: float | None,
+    hop_s: float | None,
+    station: str | None,
+    endpoint: str | None,
+    journal: Path | None,
+    start: str | None,
+    speed: str,
+    raven: Path | None,
+    linger_s: float,
+) -> None:
+    """Analyse recordings: FILE, DIR or GLOB. Records go to stdout, one JSON object a line, unless it is a terminal."""
+    from pam_daemon.daemon import replay as replay_recordings
+    from pam_daemon.sources.file import find_files, recordings
+    from pam_daemon.station import Station, set_up
+    from pam_daemon.tools import console
+
+    config = _load(config_path, settings, model, station, endpoint, threshold)
+    setup = set_up(config, "replay", SystemClock(), threshold=threshold, hop_s=hop_s)
+    found = recordings(
+        find_files(files), min_rate_hz=setup.model.card.sample_rate_hz, start=None if start is None else _instant(start)
+    )
+    for recording in found:
+        console.say_start(recording)
+    with console.ReplayView() as view:
+        endpoint = config.publish.endpoint if endpoint is not None else None
+        with Station(setup, journal, endpoint, view.show, linger_s) as house:
+            done = replay_recordings(house, found, speed=_speed(speed), on_tick=view.tick, on_recording=view.begin)
+    view.finish(done.windows)
+    if raven is not None:
+        console.save_raven(raven, view, found)
+    for recording in found:
+        if recording.truncated:
+            raise SourceError(f"{recording.name}: truncated: analysed what could be read, a gap record says the rest")
+    if done.heard_s < done.total_s:
+        raise SourceError(f"interrupted after {done.heard_s:.1f} s of {done.total_s:.1f} s of sound")
+
+
+@cli.command()
+@click.option("--device", "devices", multiple=True, help="As `pamd devices` prints it; may be repeated.")
+@click.option("--channels", default="1", show_default=True, help="Of each --device, from 1, with commas.")
+@station_options
+def run(
+    devices: tuple[str, ...],
+    channels: str,
+    config_path: Path | None,
+    settings: tuple[str, ...],
+    model: Path | None,
+    threshold: float | None,
+    hop_s: float | None,
+    station: str | None,
+    endpoint: str | None,
+    journal: Path | None,
+) -> None:
+    """Listen to hydrophones until SIGTERM or SIGINT."""
+    from pam_daemon.daemon import journal_path, log_record
+    from pam_daemon.daemon import run as run_devices
+    from pam_daemon.station import Station, set_up
+
+    config = _load(config_path, settings, model, station, endpoint, threshold)
+    choices = [msgspec.convert({"device": name, "channels": _numbers(channels)}, Device) for name in devices]
+    choices = choices or list(config.devices)
+    if not choices:
+        raise ConfigError("no device: give --device, or devices in the configuration; `pamd devices` lists them")
+    setup = set_up(config, "live", SystemClock(), threshold=threshold, hop_s=hop_s)
+    path = journal_path(config, journal)
+    with Station(setup, path, config.publish.endpoint, log_record, linger_s=0.0) as house:
+        run_devices(house, choices, config.capture.ring_s)
+
+
+@cli.command()
+def devices() -> None:
+    """List what can be captured from, with the names that --device takes."""
+    from pam_daemon.sources.device import list_devices
+
+    for device in list_devices():
+        click.echo(f"{device.full_name}\t{device.channels} channels\t{device.sample_rate_hz} Hz")
+
+
+@cli.command()
+def config() -> None:
+    """Print the whole configuration, commented."""
+    click.echo(commented_yaml(), nl=False)
+
+
+@cli.command()
+@click.argument("file", type=PATH, required=False)
+@click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+def model(file: Path | None, provider: Provider) -> None:
+    """Print a model's card (the shipped one's without FILE) and run its golden self-test."""
+    from pam_daemon.model import Model, shipped_model
+    from pam_daemon.tools.console import card_lines
+
+    for line in card_lines(Model(file or shipped_model(), provider)):
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("endpoint", default=DEFAULT_ENDPOINT)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, as where stdout is a pipe.")
+def listen(endpoint: str, as_json: bool) -> None:
+    """Print records as they come from ENDPOINT, until SIGTERM or SIGINT."""
+    from pam_daemon.subscribe import Subscriber
+    from pam_daemon.tools.console import print_records
+
+    with Subscriber(endpoint) as subscriber:
+        print_records(subscriber, as_json=as_json or not sys.stdout.isatty())
+
+
+@cli.command()
+@click.argument("path", type=PATH)
+@click.option("--minutes", type=float, default=10.0, show_default=True)
+@click.option("--calls", type=int, default=30, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+def simulate(path: Path, minutes: float, calls: int, seed: int) -> None:
+    """Write a simulated sea with upcalls at known times, and its truth as a Raven table beside it."""
+    from pam_daemon.tools.simulate import simulate as simulate_sea
+    from pam_daemon.tools.simulate import truth_path
+
+    simulate_sea(path, minutes=minutes, calls=calls, seed=seed)
+    click.echo(f"{path}: a simulated sea, {minutes:g} min with {calls} upcalls; the truth is in {truth_path(path)}")
+
+
+@cli.command()
+@click.option("--dir", "directory", type=PATH, default=Path("demo"), show_default=True, help="Where the files go.")
+def demo(directory: Path) -> None:
+    """Simulate a sea, replay it while another process listens, and compare with the truth."""
+    from pam_daemon.tools.demo import demonstrate
+
+    demonstrate(directory)
+
+
+def _instant(text: str) -> datetime:
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"--start {text}: no date and time; write 2009-03-29T17:15:00Z") from error
+    if instant.tzinfo is None:
+        click.echo(f"--start {text}: no time zone, UTC assumed", err=True)
+        return instant.replace(tzinfo=UTC)
+    return instant
+
+
+def _speed(text: str) -> float | None:
+    if text in ("max", "realtime"):
+        return None if text == "max" else 1.0
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise ConfigError(f"--speed {text}: max, realtime or a factor above 0 is expected")
+    return speed
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--channels {text}: numbers from 1 with commas between are expected") from error
+
+
+def _set_up_logging() -> None:
+    """To stderr: for people on a terminal, JSON elsewhere."""
+    terminal = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def main() -> None:
+    """The entry point: everything that a user can cause or cure ends as one line on stderr."""
+    _set_up_logging()
+    for command in entry_points(group="pamd.commands"):
+        cli.add_command(command.load())
+    try:
+        code = cli.main(standalone_mode=False)
+    except PamdError as error:
+        click.echo(f"pamd: {error}", err=True)
+        code = 1
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except click.ClickException as error:
+        click.echo(f"pamd: {error.format_message()}", err=True)
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:
+        # Whoever read our records has gone: that ends us, and is no fault.
+        sys.stderr.close()
+        code = 0
+    sys.exit(code)

@@ -1,0 +1,209 @@
+"""The configuration: defaults, then a YAML file, then `--set section.key=value`; validated once, in plain structs.
+
+The structs below are the only list of keys; `pamd config` and configs/pamd.yaml are printed from them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from pam_daemon.errors import ConfigError
+from pam_daemon.records import NAME_PATTERN
+
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:5556"
+
+Provider = Literal["auto", "cuda", "cpu"]
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+Seconds = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Degrees = Annotated[float, Meta(ge=-180, le=180)]
+
+
+class Station(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who speaks."""
+
+    name: Annotated[Name, Meta(description="letters, digits, _ and -, at most 32; part of every topic and id")] = "pamd"
+    latitude_deg: Annotated[Degrees | None, Meta(description="north is positive; goes into every detection")] = None
+    longitude_deg: Annotated[Degrees | None, Meta(description="east is positive")] = None
+
+
+class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One PortAudio device."""
+
+    device: Annotated[str, Meta(description="as `pamd devices` prints it")]
+    name: Annotated[Name | None, Meta(description="begins its streams' names where there are several devices")] = None
+    channels: Annotated[
+        Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(min_length=1)],
+        Meta(description="the device's channels to listen to, from 1; a stream each, ch1, ch2..."),
+    ] = (1,)
+
+
+class ModelChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is listened for. The model's card is the authority; a site may override its threshold and hop."""
+
+    path: Annotated[str | None, Meta(description="an ONNX file with a pamd card; null: the shipped model")] = None
+    provider: Annotated[Provider, Meta(description="auto, cuda (refuses to fall back) or cpu")] = "auto"
+    threads: Annotated[Annotated[int, Meta(ge=0)], Meta(description="of the model on a CPU; 0: one a core")] = 0
+    batch: Annotated[Annotated[int, Meta(ge=1)], Meta(description="windows in one inference call, at most")] = 32
+    threshold: Annotated[Share | None, Meta(description="null: the model's own; else give sha256 too")] = None
+    hop_s: Annotated[Seconds | None, Meta(description="null: the model's own; else give sha256 too")] = None
+    sha256: Annotated[
+        Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None,
+        Meta(description="the model that threshold and hop_s were found for; with another they are refused"),
+    ] = None
+
+
+class Detect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How scores become calls."""
+
+    min_separation_s: Annotated[Seconds, Meta(description="two calls are at least this far apart")] = 1.5
+
+
+class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From the device to the ring."""
+
+    ring_s: Annotated[Annotated[float, Meta(ge=5)], Meta(description="audio kept for a worker that is late")] = 60.0
+
+
+class JournalPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where records are kept."""
+
+    path: Annotated[str | None, Meta(description="null: STATION.journal in the state directory")] = None
+
+
+class Publish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where records are sent."""
+
+    endpoint: Annotated[
+        Annotated[str, Meta(pattern=r"^tcp://[^:]+:(\d+|\*)$")],
+        Meta(description="tcp://HOST:PORT; the recovery socket takes PORT + 1"),
+    ] = DEFAULT_ENDPOINT
+    every_s: Annotated[Seconds, Meta(description="the heartbeat's period")] = 10.0
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that can be set."""
+
+    station: Station = Station()
+    devices: tuple[Device, ...] = ()
+    model: ModelChoice = ModelChoice()
+    detect: Detect = Detect()
+    capture: Capture = Capture()
+    journal: JournalPlace = JournalPlace()
+    publish: Publish = Publish()
+
+
+def load_config(path: Path | None, settings: Sequence[str] = ()) -> Config:
+    """Defaults, then the file, then `section.key=value` settings.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown key, or a value that does not fit, with its place.
+    """
+    place = str(path) if path else "--set"
+    values = _read(path) if path else {}
+    for setting in settings:
+        _apply(values, setting)
+    try:
+        config = msgspec.convert(values, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{place}: {_explain(str(error), values)}; `pamd config` prints every key") from error
+    _check(config, place)
+    return config
+
+
+def _check(config: Config, place: str) -> None:
+    choice, station = config.model, config.station
+    if choice.sha256 is None:
+        for key in ("threshold", "hop_s"):
+            if getattr(choice, key) is not None:
+                raise ConfigError(
+                    f"{place}: model.{key} holds for one model only; add model.sha256, which `pamd model` prints"
+                )
+    if (station.latitude_deg is None) != (station.longitude_deg is None):
+        raise ConfigError(f"{place}: station: give both latitude_deg and longitude_deg, or neither")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not YAML: {where}; `pamd config` prints an example") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: sections with keys are expected; `pamd config` prints an example")
+    return values
+
+
+def _apply(values: dict[str, Any], setting: str) -> None:
+    name, equals, text = setting.partition("=")
+    *sections, key = name.split(".")
+    if not equals or not key:
+        raise ConfigError(f"--set {setting}: SECTION.KEY=VALUE is expected")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {setting}: {section} has no keys of its own")
+        values = inner
+    try:
+        values[key] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {setting}: the value is not YAML") from error
+
+
+def _explain(error: str, values: dict[str, Any]) -> str:
+    """msgspec's message, with the key spelled as the user wrote it and its value."""
+    message, _, where = error.partition(" - at ")
+    value: Any = values
+    keys = re.findall(r"\.?([^.\[\]`$]+)", where)
+    for key in keys:
+        value = value[int(key)] if isinstance(value, list) else value.get(key)
+    if unknown := re.match(r"Object contains unknown field `(.*)`", message):
+        return f"unknown key {'.'.join([*keys, unknown[1]])}"
+    return f"{'.'.join(keys) or 'top level'}: {value!r}: {message[:1].lower()}{message[1:]}"
+
+
+def commented_yaml() -> str:
+    """Every key at its default, with its description."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    yield "# pamd's configuration: every key at its default. What is not set here keeps it."
+    for field in msgspec.structs.fields(Config):
+        section = Device if field.name == "devices" else type(field.default)
+        yield ""
+        yield f"# {(section.__doc__ or '').strip()}"
+        if section is Device:
+            yield "devices: []"
+            yield "#  - device: hw:1  # " + _descriptions(Device)["device"]
+            yield from (f"#{line.replace('  ', '    ', 1)}" for line in _keys(Device, skip="device"))
+        else:
+            yield f"{field.name}:"
+            yield from _keys(section)
+
+
+def _keys(section: type[msgspec.Struct], skip: str = "") -> Iterator[str]:
+    for field in msgspec.structs.fields(section):
+        if field.name != skip:
+            value = yaml.safe_dump(msgspec.to_builtins(field.default), default_flow_style=True)
+            value = value.removesuffix("...\n").strip()
+            yield f"  {field.name}: {value}  # {_descriptions(section)[field.name]}"
+
+
+def _descriptions(section: type[msgspec.Struct]) -> dict[str, str]:
+    hints = get_type_hints(section, include_extras=True)
+    return {
+        name: next(meta.description for meta in reversed(hint.__metadata__) if meta.description)
+        for name, hint in hints.items()
+    }

@@ -1,0 +1,183 @@
+"""What the process does: listens to devices, or replays recordings, until it is done or asked to end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import platformdirs
+import structlog
+
+from pam_daemon.clock import SampleClock, utc_ns_of
+from pam_daemon.config import Config
+from pam_daemon.config import Device as DeviceChoice
+from pam_daemon.errors import JournalError
+from pam_daemon.fill import file_pieces, fill
+from pam_daemon.records import Wire
+from pam_daemon.sources.device import Device, find_device
+from pam_daemon.sources.file import Recording
+from pam_daemon.station import Station
+from pam_daemon.stream import Origin, Stream
+
+EFFORT_EVERY_S = 900.0
+_REPLAY_RING_S = 20.0  # of sound read ahead of the worker
+_TICK_S = 0.1  # how often the main thread looks up
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a replay is; written by the worker's thread, read by the main one."""
+
+    total_s: float
+    windows: int = 0
+    done_s: float = 0.0  # in recordings that are over
+    stream: Stream | None = None  # of the recording that is not
+
+    @property
+    def heard_s(self) -> float:
+        return self.done_s + (self.stream.decided_s if self.stream else 0.0)
+
+
+def replay(
+    station: Station,
+    recordings: Sequence[Recording],
+    *,
+    speed: float | None,
+    on_tick: Callable[[Progress], None],
+    on_recording: Callable[[Recording], None],
+) -> Progress:
+    """Analyse recordings one after the other, as fast as they can be (speed None) or so many times real time.
+
+    `on_recording` is called before each on the worker's thread, `on_tick` ever so often on the calling one.
+    """
+    progress = Progress(sum(recording.samples / recording.sample_rate_hz for recording in recordings))
+
+    def work() -> None:
+        with station.journalling():
+            for recording in recordings:
+                if station.crew.stop.is_set():
+                    break
+                on_recording(recording)
+                _replay_one(station, recording, speed, progress)
+
+    with _signals(station.crew.stop):
+        station.wait_for_subscriber()
+        worker = station.crew.start("worker", work)
+        while worker.is_alive():
+            worker.join(_TICK_S)
+            on_tick(progress)
+    return progress
+
+
+def _replay_one(station: Station, recording: Recording, speed: float | None, progress: Progress) -> None:
+    rate_hz = recording.sample_rate_hz
+    start_utc_ns = None if recording.start_utc is None else utc_ns_of(recording.start_utc)
+    origin = Origin(SampleClock(rate_hz, start_utc_ns), recording.key)
+    names = [f"ch{number + 1}" for number in range(recording.channels)]
+    streams = [station.add_stream(name, recording.name, rate_hz, _REPLAY_RING_S, wait=True) for name in names]
+    for stream in streams:
+        stream.origin = origin
+    progress.stream = streams[0]
+    pieces = file_pieces(recording, speed, station.crew.stop, station.clock)
+    filler = station.crew.start("capture", partial(fill, pieces, streams, range(len(streams)), station.clock))
+    station.analyse(streams)
+    filler.join()
+    progress.windows += sum(stream.windows for stream in streams)
+    progress.done_s, progress.stream = progress.heard_s, None
+
+
+def run(station: Station, choices: Sequence[DeviceChoice], ring_s: float) -> None:
+    """Listen to devices until SIGTERM or SIGINT; what was captured until then is analysed.
+
+    Raises:
+        SourceError: a device that is not there, cannot be opened, or fails.
+    """
+    devices = [(choice, find_device(choice.device)) for choice in choices]
+    with ExitStack() as opened, _signals(station.crew.stop):
+        fillers: list[tuple[str, Callable[[], None]]] = []
+        streams: list[Stream] = []
+        for choice, info in devices:
+            device = Device(
+                info, station.crew.stop, channels=max(choice.channels), monotonic_ns=station.clock.monotonic_ns
+            )
+            source = opened.enter_context(device)
+            prefix = f"{_device_name(choice)}-" if len(devices) > 1 else ""
+            own = [
+                station.add_stream(f"{prefix}ch{channel}", info.name, source.sample_rate_hz, ring_s, wait=False)
+                for channel in choice.channels
+            ]
+            rows = [channel - 1 for channel in choice.channels]
+            fillers.append((f"capture {info.name}", partial(fill, source.blocks(), own, rows, station.clock)))
+            streams += own
+            log.info("listening", device=info.name, sample_rate_hz=source.sample_rate_hz, streams=[s.name for s in own])
+        for name, work in fillers:
+            station.crew.start(name, work)
+        worker = station.crew.start("worker", partial(_run_worker, station, streams))
+        while worker.is_alive():
+            worker.join(_TICK_S)
+
+
+def _run_worker(station: Station, streams: Sequence[Stream]) -> None:
+    with station.journalling():
+        station.analyse(streams, EFFORT_EVERY_S)
+
+
+def _device_name(choice: DeviceChoice) -> str:
+    return choice.name or re.sub(r"[^A-Za-z0-9_-]+", "_", choice.device)[:27]
+
+
+def log_record(wire: Wire, new: bool) -> None:
+    """What `run` logs of each record; the journal has the rest."""
+    fields = {"id": wire["id"], "stream": wire["stream"], "seq": wire["seq"]}
+    match wire["kind"]:
+        case "detection":
+            log.info("detection", label=wire["label"], score=round(wire["score"], 3), peak=wire["peak_utc"], **fields)
+        case "gap":
+            log.warning("gap", term=wire["term"], reason=wire["reason"], duration_s=wire["duration_s"], **fields)
+        case kind:
+            log.info(kind, **fields)
+
+
+def journal_path(config: Config, given: Path | None) -> Path:
+    """Where `run` keeps its journal: as given, else configured, else in systemd's or the user's state directory.
+
+    Raises:
+        JournalError: the state directory cannot be made.
+    """
+    if given is not None or config.journal.path is not None:
+        return given or Path(str(config.journal.path))
+    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    directory = Path(state) if state else platformdirs.user_state_path("pamd")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JournalError(f"{directory}: cannot be made: {error.strerror}; give --journal") from error
+    return directory / f"{config.station.name}.journal"
+
+
+@contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM ask for the end; a second one insists on it."""
+    before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, _: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,227 @@
+"""A station: model, journal, publisher and worker of one process, and the threads they run on."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+
+from pam_daemon.clock import Clock, rfc3339
+from pam_daemon.config import Config
+from pam_daemon.errors import ConfigError
+from pam_daemon.journal import Bell, Journal
+from pam_daemon.model import Model, shipped_model
+from pam_daemon.publish import Publisher
+from pam_daemon.records import STATION_WIDE, Mode, Position, Record, Status, ThresholdSource, Wire
+from pam_daemon.ring import Ring
+from pam_daemon.stream import Analysis, Stream
+from pam_daemon.worker import Worker
+
+_SUBSCRIBER_WAIT_S = 2.0
+
+OnRecord = Callable[[Wire, bool], None]  # a record as subscribers get it, and whether the journal did not have it yet
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a station is, before it listens to anything."""
+
+    config: Config
+    model: Model
+    analysis: Analysis
+    clock: Clock
+
+
+def set_up(
+    config: Config, mode: Mode, clock: Clock, *, threshold: float | None = None, hop_s: float | None = None
+) -> Setup:
+    """Load and test the model, and settle threshold and hop: the command's, else the site's, else the model's.
+
+    Raises:
+        ModelError: see `Model`.
+        ConfigError: a threshold or hop for another model, or a hop that is no part of a window.
+    """
+    choice = config.model
+    path = Path(choice.path) if choice.path else shipped_model()
+    model = Model(path, choice.provider, choice.threads)
+    card = model.card
+    if choice.sha256 is not None and choice.sha256 != model.name.sha256:
+        raise ConfigError(
+            f"model.sha256: {choice.sha256}: threshold and hop_s were found for another model than {path} "
+            f"({model.name.sha256}); find them anew, or remove them"
+        )
+    candidates: list[tuple[float | None, ThresholdSource]] = [(threshold, "command"), (choice.threshold, "site")]
+    chosen, source = next(((v, s) for v, s in candidates if v is not None), (card.threshold, "model"))
+    hop_s = hop_s or choice.hop_s or card.hop_samples / card.sample_rate_hz
+    hop_samples = round(hop_s * card.sample_rate_hz)
+    if not 1 <= hop_samples <= card.window_samples:
+        window_s = card.window_samples / card.sample_rate_hz
+        raise ConfigError(f"hop {hop_s:g} s: more than nothing and at most a window ({window_s:g} s) is needed")
+    station = config.station
+    position = None
+    if station.latitude_deg is not None and station.longitude_deg is not None:
+        position = Position(station.latitude_deg, station.longitude_deg)
+    analysis = Analysis(
+        station=station.name,
+        mode=mode,
+        model=model.name,
+        labels=tuple(card.labels),
+        model_rate_hz=card.sample_rate_hz,
+        window_samples=card.window_samples,
+        hop_samples=hop_samples,
+        threshold=chosen,
+        threshold_source=source,
+        min_separation_s=config.detect.min_separation_s,
+        position=position,
+    )
+    return Setup(config, model, analysis, clock)
+
+
+class Crew:
+    """The threads of a station: the first failure stops them all, and is raised where they are joined."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()  # sources end; what they gave is still analysed
+        self._failure: BaseException | None = None
+        self._threads: list[threading.Thread] = []
+
+    def start(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=self._guard, args=(work,), name=name)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def join(self) -> None:
+        """Wait for all; raises what the first that failed raised."""
+        for thread in self._threads:
+            thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as failure:  # noqa: BLE001 - raised again by `join`
+            self._failure = self._failure or failure
+            self.stop.set()
+
+
+class Station:
+    """Worker, journal and publisher of one process; a context manager that ends them in reverse.
+
+    Args:
+        journal_path: None keeps no journal, unless there is an endpoint, which gets a temporary one.
+        endpoint: None publishes nothing.
+        on_record: called on the worker's thread with each record, after its commit.
+        linger_s: how long recovery is answered after the end.
+
+    Raises:
+        JournalError, EndpointError: a path or an endpoint that cannot be used, before anything is heard.
+    """
+
+    def __init__(
+        self, setup: Setup, journal_path: Path | None, endpoint: str | None, on_record: OnRecord, linger_s: float
+    ) -> None:
+        self.crew = Crew()
+        self.clock = setup.clock
+        self.streams: Sequence[Stream] = ()
+        self._setup = setup
+        self._on_record = on_record
+        self._started_utc = rfc3339(setup.clock.utc_ns())
+        self._changed = threading.Condition()
+        self._silent = threading.Event()  # the worker is done: the publisher may end
+        self._worker = Worker(setup.model, setup.config.model.batch, self._changed, self._hand_on, setup.clock)
+        self._journal: Journal | None = None  # the worker's connection
+        self._log: str | None = None
+        self.publisher: Publisher | None = None
+        self._exits = ExitStack()
+        with ExitStack() as exits:
+            self._bell = exits.enter_context(closing(Bell()))
+            if journal_path is None and endpoint is not None:
+                journal_path = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="pamd-"))) / "journal"
+            self._journal_path = journal_path
+            if journal_path is not None:
+                with closing(Journal(journal_path)) as journal:
+                    self._log, last_seq = journal.log, journal.ends()[1]
+                if endpoint is not None:
+                    self.publisher = self._bind(endpoint, journal_path, last_seq or 0, linger_s)
+            self._exits = exits.pop_all()
+
+    def __enter__(self) -> Station:
+        if self.publisher is not None:
+            self.crew.start("publisher", partial(self.publisher.run, self._silent))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.crew.stop.set()
+        self._silent.set()
+        with self._exits:
+            self.crew.join()
+
+    def wait_for_subscriber(self) -> None:
+        """Until somebody listens, or a moment has passed."""
+        if self.publisher is not None:
+            self.publisher.subscribed.wait(_SUBSCRIBER_WAIT_S)
+
+    def add_stream(self, name: str, source: str, sample_rate_hz: int, ring_s: float, *, wait: bool) -> Stream:
+        ring = Ring(round(ring_s * sample_rate_hz), wait=wait, changed=self._changed)
+        return Stream(name, source, ring, sample_rate_hz, self._setup.analysis)
+
+    def analyse(self, streams: Sequence[Stream], effort_every_s: float | None = None) -> None:
+        """The worker's share, on the thread that calls; whatever ends it releases the capture threads."""
+        self.streams = streams
+        try:
+            self._worker.run(streams, effort_every_s)
+        finally:
+            for stream in streams:
+                stream.ring.close()
+
+    @contextmanager
+    def journalling(self) -> Iterator[None]:
+        """The worker's own connection to the journal, while the context lasts."""
+        if self._journal_path is None:
+            yield
+            return
+        with closing(Journal(self._journal_path, [self._bell])) as self._journal:
+            yield
+
+    def _hand_on(self, records: Sequence[Record]) -> None:
+        stored = self._journal.append(records) if self._journal else [(record.wire(), True) for record in records]
+        for wire, new in stored:
+            self._on_record(wire, new)
+
+    def _bind(self, endpoint: str, journal_path: Path, after: int, linger_s: float) -> Publisher:
+        return Publisher(
+            endpoint,
+            journal_path,
+            after,
+            self._bell,
+            status=self._status,
+            every_s=self._setup.config.publish.every_s,
+            linger_s=linger_s,
+            clock=self._setup.clock,
+        )
+
+    def _status(self, recovery: int | None, last_seq: int | None) -> Record:
+        factor = self._worker.real_time_factor
+        body = Status(
+            log=self._log,
+            last_seq=last_seq,
+            every_s=self._setup.config.publish.every_s,
+            recovery=recovery,
+            started_utc=self._started_utc,
+            version=version("pamd"),
+            model=self._setup.model.name,
+            provider=self._setup.model.provider,
+            durable=self._journal_path is not None,
+            streams={stream.name: stream.status(factor) for stream in self.streams},
+        )
+        analysis = self._setup.analysis
+        now = rfc3339(self._setup.clock.utc_ns())
+        return Record("status", analysis.station, STATION_WIDE, analysis.mode, None, now, body)

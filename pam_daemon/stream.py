@@ -1,0 +1,296 @@
+"""One channel's way through the house: from the ring's cursor through windows and detectors to records, counted."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pam_daemon.clock import Clock, SampleClock, rfc3339
+from pam_daemon.detect import Call, Detector
+from pam_daemon.records import (
+    Body,
+    ClockState,
+    Detection,
+    Effort,
+    Event,
+    Gap,
+    Kind,
+    Latency,
+    Mode,
+    ModelName,
+    Position,
+    Record,
+    StreamStatus,
+    ThresholdSource,
+    record_id,
+)
+from pam_daemon.ring import FloatArray, Ring, Unheard
+from pam_daemon.windows import Grid, Item, Place, SegmentEnd, Window, Windower
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """How a station listens: the same for all its streams."""
+
+    station: str
+    mode: Mode
+    model: ModelName
+    labels: tuple[str, ...]
+    model_rate_hz: int
+    window_samples: int
+    hop_samples: int
+    threshold: float
+    threshold_source: ThresholdSource
+    min_separation_s: float
+    position: Position | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a stream's sample 0 lies: known before the first sample is read."""
+
+    clock: SampleClock
+    # A sample number to the key of ids and the number counted from there: for a file its SHA-256 and the sample
+    # within it, for a device the UTC at which the stream began.
+    locate: Callable[[int], tuple[str, int]]
+
+    @staticmethod
+    def live(sample_rate_hz: int, start_utc_ns: int) -> Origin:
+        key = rfc3339(start_utc_ns)
+        return Origin(SampleClock(sample_rate_hz, start_utc_ns), lambda sample: (key, sample))
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When the worker had read a batch, and when it had its scores, on the monotonic clock."""
+
+    read_ns: int
+    scored_ns: int
+
+
+class Stream:
+    """Reads its ring, gives windows to score, takes the scores, gives records.
+
+    The worker alone calls `take`, `settle` and `finish`; `status` may be asked from any thread.
+    """
+
+    def __init__(self, name: str, source: str, ring: Ring, sample_rate_hz: int, analysis: Analysis) -> None:
+        self.name = name
+        self.ring = ring
+        self.origin: Origin | None = None  # set before the first write to the ring
+        self.sample_rate_hz = sample_rate_hz
+        self.analysed_samples = 0
+        self.windows = 0  # scored
+        self.done = False
+        self._source = source
+        self._analysis = analysis
+        self._cursor = ring.cursor()
+        self._windower = Windower(
+            Grid(sample_rate_hz, analysis.model_rate_hz, analysis.window_samples, analysis.hop_samples)
+        )
+        self._items: deque[Item] = deque()  # from the windower, not yet settled
+        self._in_flight_samples = 0  # in windows among them
+        self._detectors = self._new_detectors()
+        self._announced = analysis.mode == "replay"  # a file began when its name says
+        self._last_place: Place | None = None
+        self._lock = threading.Lock()  # samples are on the move from one count to the next
+
+    def take(self, limit: int) -> list[FloatArray]:
+        """Windows (window_samples,) that are ready, in order, at most `limit`; reads on where they do not suffice."""
+        with self._lock:
+            ready = sum(isinstance(item, Window) for item in self._items)
+            hop = self._analysis.hop_samples * self.sample_rate_hz // self._analysis.model_rate_hz + 1
+            while ready < limit and (piece := self._cursor.read((limit - ready) * hop)) is not None:
+                ready += self._keep(self._windower.feed(piece))
+            if not self.done and self._cursor.exhausted:
+                self._keep(self._windower.close())
+                self.done = True
+            return [item.samples for item in self._items if isinstance(item, Window)][:limit]
+
+    def settle(self, scores: FloatArray, timing: Timing, clock: Clock) -> list[Record]:
+        """Scores (windows, labels) of the windows last taken -> what follows from them."""
+        records: list[Record] = [] if self._announced or self.origin is None else [self._announcement(clock)]
+        rows = iter(scores)
+        left = len(scores)
+        with self._lock:
+            while self._items and (left or not isinstance(self._items[0], Window)):
+                item = self._items.popleft()
+                if isinstance(item, Window):
+                    records += self._score(item, next(rows), timing, clock)
+                    left -= 1
+                elif isinstance(item, SegmentEnd):
+                    records += self._end_segment(item, timing, clock)
+                else:
+                    records.append(self._gap(item, clock))
+        return records
+
+    @property
+    def analysed_s(self) -> float:
+        return self.analysed_samples / self.sample_rate_hz
+
+    @property
+    def decided_s(self) -> float:
+        """Stream time that is behind us, heard or not."""
+        return (self._cursor.position - self._windower.pending_samples) / self.sample_rate_hz
+
+    @property
+    def waiting(self) -> bool:
+        """There is something in the ring, or the news that nothing more will come."""
+        return self._cursor.position < self.ring.elapsed_samples or (self.ring.closed and not self.done)
+
+    @property
+    def settled(self) -> bool:
+        """Everything that was captured has been decided, and no more will come."""
+        return self.done and not self._items
+
+    def effort(self, clock: Clock) -> Record:
+        """What was listened to since the stream began."""
+        origin = self._began()
+        with self._lock:
+            counts = self._counts()
+        end = counts["elapsed_samples"]
+        body = Effort(
+            start_utc=origin.clock.utc(0),
+            end_utc=origin.clock.utc(end),
+            start_sample=0,
+            end_sample=end,
+            sample_rate_hz=self.sample_rate_hz,
+            **counts,
+        )
+        return self._record("effort", 0, body, clock, end)
+
+    def status(self, real_time_factor: float | None) -> StreamStatus:
+        with self._lock:
+            counts = self._counts()
+        return StreamStatus(
+            sample_rate_hz=self.sample_rate_hz,
+            **counts,
+            lag_s=round(counts["pending_samples"] / self.sample_rate_hz, 3),
+            real_time_factor=real_time_factor,
+            level_dbfs=self._last_place.level_dbfs if self._last_place else None,
+            clipped=self.ring.clipped_samples,
+            source=self._source,
+            clock=ClockState(),
+        )
+
+    def _counts(self) -> dict[str, int]:
+        """Each counted where it arises; that they add up is for others to check."""
+        with self.ring.changed:
+            return {
+                "elapsed_samples": self.ring.elapsed_samples,
+                "analysed_samples": self.analysed_samples,
+                "gap_samples": self.ring.gap_samples,
+                "skipped_samples": self._cursor.skipped_samples + self._windower.skipped_samples,
+                "pending_samples": self._cursor.pending_samples
+                + self._windower.pending_samples
+                + self._in_flight_samples,
+            }
+
+    def _keep(self, items: Iterator[Item]) -> int:
+        """Queue what the windower gave; how many windows it was."""
+        windows = 0
+        for item in items:
+            self._items.append(item)
+            if not isinstance(item, Unheard):
+                self._in_flight_samples += item.fresh_samples
+            windows += isinstance(item, Window)
+        return windows
+
+    def _analysed(self, item: Window | SegmentEnd) -> None:
+        self._in_flight_samples -= item.fresh_samples
+        self.analysed_samples += item.fresh_samples
+
+    def _score(self, window: Window, scores: FloatArray, timing: Timing, clock: Clock) -> Iterator[Record]:
+        self._analysed(window)
+        self.windows += 1
+        self._last_place = window.place
+        for label, detector, score in zip(self._analysis.labels, self._detectors, scores, strict=True):
+            for call in detector.push(window.place, float(score)):
+                yield self._detection(label, call, timing, clock)
+
+    def _end_segment(self, end: SegmentEnd, timing: Timing, clock: Clock) -> Iterator[Record]:
+        self._analysed(end)
+        for label, detector in zip(self._analysis.labels, self._detectors, strict=True):
+            for call in detector.end():
+                yield self._detection(label, call, timing, clock)
+        self._detectors = self._new_detectors()
+
+    def _new_detectors(self) -> list[Detector]:
+        analysis = self._analysis
+        separation = round(analysis.min_separation_s * analysis.model_rate_hz)
+        return [Detector(analysis.threshold, separation) for _ in analysis.labels]
+
+    def _detection(self, label: str, call: Call, timing: Timing, clock: Clock) -> Record:
+        analysis, at = self._analysis, self._began().clock
+        start, peak, end = call.first.source_start, call.peak.source_centre, call.last.source_end
+        body = Detection(
+            start_utc=at.utc(start),
+            end_utc=at.utc(end),
+            peak_utc=at.utc(peak),
+            start_s=at.seconds(start),
+            end_s=at.seconds(end),
+            peak_s=at.seconds(peak),
+            start_sample=start,
+            end_sample=end,
+            label=label,
+            score=call.score,
+            threshold=analysis.threshold,
+            threshold_source=analysis.threshold_source,
+            windows=call.windows,
+            continuing=call.continuing,
+            truncated=call.truncated,
+            model=analysis.model,
+            level_dbfs=call.peak.level_dbfs,
+            latency_ms=self._latency(call.peak, timing, clock),
+            position=analysis.position,
+        )
+        return self._record("detection", start, body, clock, analysis.model.sha256, label)
+
+    def _latency(self, peak: Place, timing: Timing, clock: Clock) -> Latency:
+        deciding = (self._last_place or peak).source_end
+        audio_ms = 1000 * (deciding - peak.source_end) / self.sample_rate_hz
+        captured_ns = self.ring.captured_ns(deciding, self.sample_rate_hz)
+        if captured_ns is None:
+            return Latency(audio_ms, None, None, None, None)
+        steps_ns = (captured_ns, timing.read_ns, timing.scored_ns, clock.monotonic_ns())
+        read_ms, score_ms, decide_ms = ((b - a) / 1e6 for a, b in itertools.pairwise(steps_ns))
+        return Latency(audio_ms, read_ms, score_ms, decide_ms, audio_ms + read_ms + score_ms + decide_ms)
+
+    def _gap(self, unheard: Unheard, clock: Clock) -> Record:
+        at = self._began().clock
+        body = Gap(
+            term=unheard.term,
+            start_sample=unheard.start,
+            samples=unheard.samples,
+            start_utc=at.utc(unheard.start),
+            duration_s=at.seconds(unheard.samples),
+            reason=unheard.reason,
+            estimated=unheard.estimated,
+            uncertainty_s=unheard.uncertainty_s,
+        )
+        return self._record("gap", unheard.start, body, clock, unheard.reason)
+
+    def _announcement(self, clock: Clock) -> Record:
+        self._announced = True
+        began = self._began().clock.utc(0)
+        body = Event(
+            what="stream_began",
+            severity="info",
+            text=f"listening to {self._source}",
+            data={"start_utc": began, "sample_rate_hz": self.sample_rate_hz},
+        )
+        return self._record("event", 0, body, clock, body.what, began)
+
+    def _began(self) -> Origin:
+        assert self.origin is not None, "samples came before the origin was set"
+        return self.origin
+
+    def _record(self, kind: Kind, first_sample: int, body: Body, clock: Clock, *rest: str | int | None) -> Record:
+        analysis = self._analysis
+        key, sample = self._began().locate(first_sample)
+        identity = record_id(kind, analysis.station, self.name, key, sample, *rest)
+        return Record(kind, analysis.station, self.name, analysis.mode, identity, rfc3339(clock.utc_ns()), body)
+

@@ -1,0 +1,100 @@
+"""The subscriber's side of the wire: every record once, in order, and a word when something is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import zmq
+
+from pam_daemon.errors import EndpointError
+from pam_daemon.publish import recovery_port, with_port
+from pam_daemon.records import Wire
+
+HEARTBEATS_MISSED = 3  # so many without one mean that the station is deaf
+_RECOVERY_TIMEOUT_MS = 5000
+
+
+class Subscriber:
+    """Connects to a publisher and yields its records; a context manager.
+
+    A hole that `prev_seq` shows is filled from the recovery socket before the record that showed it.
+
+    Raises:
+        EndpointError: an endpoint that cannot be used.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.lost_records = 0  # noticed and not to be had any more
+        self._context = zmq.Context()
+        self._records = self._context.socket(zmq.SUB)
+        self._records.setsockopt(zmq.RCVHWM, 0)
+        self._records.setsockopt_string(zmq.SUBSCRIBE, "")
+        try:
+            self._records.connect(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise EndpointError(f"{endpoint}: cannot connect: {error.strerror}; give tcp://HOST:PORT") from error
+        self._recovery_port = recovery_port(endpoint)
+        self._log: str | None = None
+        self._last_seq: dict[tuple[str, str, str], int] = {}  # by topic: the last record yielded
+
+    def __enter__(self) -> Subscriber:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+    def records(self, timeout_s: float | None = None) -> Iterator[Wire]:
+        """Records as they come, statuses too; ends when none came for `timeout_s` (None: never)."""
+        while self._records.poll(None if timeout_s is None else int(timeout_s * 1000)):
+            _, frame = self._records.recv_multipart()
+            wire: Wire = msgspec.json.decode(frame)
+            if wire.get("recovery"):
+                self._recovery_port = wire["recovery"]
+            if wire.get("seq") is None:
+                yield wire
+            else:
+                yield from self._in_order(wire)
+
+    def _in_order(self, wire: Wire) -> Iterator[Wire]:
+        if wire["log"] != self._log:
+            self._log, self._last_seq = wire["log"], {}
+        topic = (wire["kind"], wire["station"], wire["stream"])
+        last = self._last_seq.get(topic)
+        if last is not None and wire["seq"] <= last:
+            return  # recovered already
+        if last is not None and wire["prev_seq"] != last:
+            yield from self._recover(topic, last, wire)
+        self._last_seq[topic] = wire["seq"]
+        yield wire
+
+    def _recover(self, topic: tuple[str, str, str], last: int, wire: Wire) -> Iterator[Wire]:
+        """The records of one topic between `last` and the one that has just come."""
+        kind, _, stream = topic
+        while last < wire["prev_seq"]:
+            reply = self._ask({"op": "since", "log": self._log, "seq": last, "kinds": [kind], "streams": [stream]})
+            missed = [r for r in reply.get("records", []) if last < r["seq"] < wire["seq"]]
+            if not missed:
+                self.lost_records += 1
+                return
+            yield from missed
+            last = missed[-1]["seq"]
+
+    def _ask(self, request: dict[str, Any]) -> Wire:
+        """One question to the recovery socket; empty when nobody answers in time."""
+        socket = self._context.socket(zmq.DEALER)
+        try:
+            socket.connect(with_port(self.endpoint, self._recovery_port))
+            socket.send(msgspec.json.encode(request))
+            if not socket.poll(_RECOVERY_TIMEOUT_MS):
+                return {}
+            reply: Wire = msgspec.json.decode(socket.recv())
+            return reply
+        finally:
+            socket.close(linger=0)

@@ -1,0 +1,210 @@
+"""Records for eyes and for pipes: a table and a summary on a terminal, JSON lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pam_daemon.model import Model
+from pam_daemon.records import Wire
+from pam_daemon.sources.file import Recording
+from pam_daemon.subscribe import HEARTBEATS_MISSED, Subscriber
+from pam_daemon.tools.tables import Selection, write_raven
+
+
+class Heard(Protocol):
+    """How far a replay is, in seconds of sound."""
+
+    total_s: float
+
+    @property
+    def heard_s(self) -> float: ...
+
+
+class ReplayView:
+    """What a replay shows: records as they come where stdout is a pipe, a bar and a table on a terminal."""
+
+    def __init__(self) -> None:
+        self.detections: list[tuple[Recording, Wire]] = []
+        self._recording: Recording
+        self._efforts: list[Wire] = []
+        self._gaps: list[Wire] = []
+        self._terminal = sys.stdout.isatty()
+        self._began_s = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            disable=not (self._terminal and sys.stderr.isatty()),
+        )
+        self._task = self._bar.add_task("listening", total=None)
+
+    def __enter__(self) -> ReplayView:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, recording: Recording) -> None:
+        self._recording = recording
+        self._bar.update(self._task, description=Path(recording.name).name)
+
+    def tick(self, progress: Heard) -> None:
+        self._bar.update(self._task, completed=progress.heard_s, total=progress.total_s)
+
+    def show(self, wire: Wire, new: bool) -> None:
+        """One record, on the worker's thread."""
+        if not self._terminal:
+            print_json(wire)
+        if wire["kind"] == "detection":
+            self.detections.append((self._recording, wire))
+        elif wire["kind"] == "effort":
+            self._efforts.append(wire)
+        elif wire["kind"] == "gap":
+            self._gaps.append(wire)
+
+    def finish(self, windows: int) -> None:
+        """The table, and a summary: on stdout of a terminal; elsewhere the summary alone, on stderr."""
+        console = Console(stderr=not self._terminal, highlight=False)
+        if self._terminal:
+            if self.detections:
+                console.print(_table(self.detections))
+            for gap in self._gaps:
+                console.print(f"{gap['term']} {gap['reason']}: {gap['duration_s']:g} s from {_at(gap, 'start')}")
+        heard_s = sum(effort["elapsed_samples"] / effort["sample_rate_hz"] for effort in self._efforts)
+        took_s = time.monotonic() - self._began_s
+        console.print(
+            f"{heard_s:,.1f} s of sound, {windows:,} windows, {len(self.detections):,} detections; "
+            f"{took_s:.1f} s, {heard_s / took_s:,.0f} times real time"
+        )
+
+
+def say_start(recording: Recording) -> None:
+    """What a file's name leaves open is said, once a recording."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if recording.start_utc is None:
+        console.print(f"{recording.name}: no start time in the name: UTC fields are null (--start sets it)")
+    elif recording.assumed_utc:
+        console.print(f"{recording.name}: no time zone in the name: UTC assumed (--start sets it)")
+
+
+def card_lines(model: Model) -> Iterator[str]:
+    """A model's card as YAML, and what the golden self-test gave."""
+    card = msgspec.to_builtins(model.card)
+    golden = card.pop("golden")
+    yield yaml.safe_dump({"sha256": model.name.sha256, **card}, sort_keys=False, allow_unicode=True, width=110).rstrip()
+    yield (
+        f"golden self-test passed on {model.provider}: {len(golden['scores'])} windows, "
+        f"largest difference {model.golden_difference:.1e}"
+    )
+
+
+def print_records(subscriber: Subscriber, *, as_json: bool) -> None:
+    """Records as they come; a heartbeat that stops is said on stderr."""
+    every_s, heard_s, deaf = None, time.monotonic(), False
+    while True:
+        for wire in subscriber.records(timeout_s=1.0):
+            if deaf:
+                print(f"{subscriber.endpoint}: hears again", file=sys.stderr, flush=True)
+            heard_s, deaf = time.monotonic(), False
+            every_s = wire.get("every_s", every_s)
+            if as_json:
+                print_json(wire)
+            elif wire["kind"] != "status":
+                print(readable(wire), flush=True)
+        silent_s = time.monotonic() - heard_s
+        if every_s is not None and silent_s > HEARTBEATS_MISSED * every_s and not deaf:
+            deaf = True
+            print(f"{subscriber.endpoint}: DEAF: no heartbeat for {silent_s:.0f} s", file=sys.stderr, flush=True)
+
+
+def print_json(wire: Wire) -> None:
+    """One record a line, at once."""
+    sys.stdout.buffer.write(msgspec.json.encode(wire) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def readable(wire: Wire) -> str:
+    """A record in one line."""
+    head = f"{wire['time_utc'][:19]}Z {wire['station']}/{wire['stream']} {wire['kind']}"
+    match wire["kind"]:
+        case "detection":
+            return f"{head} {wire['label']} {wire['score']:.2f} at {_at(wire, 'peak')}"
+        case "gap":
+            return f"{head} {wire['term']} {wire['reason']} {wire['duration_s']:g} s from {_at(wire, 'start')}"
+        case "effort":
+            heard_s, elapsed_s = (wire[f"{key}_samples"] / wire["sample_rate_hz"] for key in ("analysed", "elapsed"))
+            return f"{head} heard {heard_s:g} s of {elapsed_s:g} s"
+        case "event":
+            return f"{head} {wire['what']}: {wire['text']}"
+        case _:
+            return head
+
+
+def selections(detections: Iterable[tuple[Recording, Wire]], recordings: Sequence[Recording]) -> Iterator[Selection]:
+    """Detections as Raven shows them when the files are opened as one sequence."""
+    begins_s: dict[str, float] = {}
+    total_s = 0.0
+    for recording in recordings:
+        begins_s[recording.name] = total_s
+        total_s += recording.samples / recording.sample_rate_hz
+    for recording, wire in detections:
+        file, offset = recording.locate(wire["start_sample"])
+        yield Selection(
+            begin_s=begins_s[recording.name] + wire["start_s"],
+            end_s=begins_s[recording.name] + wire["end_s"],
+            channel=int(wire["stream"].removeprefix("ch")),
+            label=wire["label"],
+            score=wire["score"],
+            extra={
+                "Begin Path": str(file.path.resolve()),
+                "File Offset (s)": f"{offset / file.sample_rate_hz:.6f}",
+                "Peak Time (s)": f"{begins_s[recording.name] + wire['peak_s']:.6f}",
+            },
+        )
+
+
+def save_raven(path: Path, view: ReplayView, recordings: Sequence[Recording]) -> None:
+    """The detections of a replay as a Raven selection table.
+
+    Raises:
+        TableError: a path that cannot be written.
+    """
+    write_raven(path, list(selections(view.detections, recordings)))
+
+
+def _at(wire: Wire, which: str) -> str:
+    """UTC where it is known, else seconds."""
+    if (utc := wire[f"{which}_utc"]) is not None:
+        return str(utc)
+    return f"{wire[f'{which}_s']:.1f} s" if f"{which}_s" in wire else f"sample {wire[f'{which}_sample']}"
+
+
+def _table(detections: Sequence[tuple[Recording, Wire]]) -> Table:
+    table = Table("file", "stream", "peak", "s", "label", "score", "dBFS", box=None, header_style="bold")
+    for recording, wire in detections:
+        file, _ = recording.locate(wire["start_sample"])
+        level = "" if wire["level_dbfs"] is None else f"{wire['level_dbfs']:.1f}"
+        table.add_row(
+            file.path.name,
+            wire["stream"],
+            (wire["peak_utc"] or "")[:21],
+            f"{wire['peak_s']:.2f}",
+            wire["label"],
+            f"{wire['score']:.3f}",
+            level,
+        )
+    return table

@@ -1,0 +1,95 @@
+"""The loop that joins the stages: take ready windows of all streams, score them in one call, settle, hand on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pam_daemon.clock import NS_PER_S, Clock
+from pam_daemon.model import Model
+from pam_daemon.records import Record
+from pam_daemon.ring import FloatArray
+from pam_daemon.stream import Stream, Timing
+
+_IDLE_S = 0.5  # the longest sleep between two looks at the rings
+_FORGET_AFTER_S = 60.0  # of stream time: the real-time factor is that of the last minute or two
+
+
+class Worker:
+    """Analyses streams that share one model.
+
+    Args:
+        changed: notified when one of their rings is written to or closed.
+        hand_on: takes the records of one round, in order; journal first, then whoever listens.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        batch: int,
+        changed: threading.Condition,
+        hand_on: Callable[[Sequence[Record]], None],
+        clock: Clock,
+    ) -> None:
+        self._model = model
+        self._batch = batch
+        self._changed = changed
+        self._hand_on = hand_on
+        self._clock = clock
+        self._busy_s = 0.0
+        self._heard_s = 0.0  # stream time analysed, of the stream that had most
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of work a second of sound: above 1 the worker falls behind."""
+        return round(self._busy_s / self._heard_s, 4) if self._heard_s else None
+
+    def run(self, streams: Sequence[Stream], effort_every_s: float | None = None) -> None:
+        """Until all streams have ended and everything in them is decided; effort is reported at the end, and live
+        every so often.
+        """
+        effort_ns = self._clock.monotonic_ns()
+        while not all(stream.settled for stream in streams):
+            if not self._round(streams):
+                with self._changed:
+                    if not any(stream.waiting for stream in streams):
+                        self._changed.wait(_IDLE_S)
+            if effort_every_s and self._clock.monotonic_ns() - effort_ns >= effort_every_s * NS_PER_S:
+                effort_ns += int(effort_every_s * NS_PER_S)
+                self._report_effort(streams)
+        self._report_effort(streams)
+
+    def _round(self, streams: Sequence[Stream]) -> bool:
+        """Whether there was anything to do."""
+        share = max(1, self._batch // len(streams))
+        taken = [stream.take(share) for stream in streams]
+        read_ns = self._clock.monotonic_ns()
+        scores = self._score([window for windows in taken for window in windows])
+        timing = Timing(read_ns, self._clock.monotonic_ns())
+        heard_s = [stream.analysed_s for stream in streams]
+        records: list[Record] = []
+        for stream, windows in zip(streams, taken, strict=True):
+            own, scores = scores[: len(windows)], scores[len(windows) :]
+            records += stream.settle(own, timing, self._clock)
+        if records:
+            self._hand_on(records)
+        if any(taken):
+            fresh_s = max(stream.analysed_s - before for stream, before in zip(streams, heard_s, strict=True))
+            self._tally(timing.scored_ns - read_ns, fresh_s)
+        return bool(records or any(taken))
+
+    def _score(self, windows: Sequence[FloatArray]) -> FloatArray:
+        if not windows:
+            return np.zeros((0, 0), np.float32)
+        return self._model.scores(np.stack(windows))
+
+    def _report_effort(self, streams: Sequence[Stream]) -> None:
+        self._hand_on([stream.effort(self._clock) for stream in streams if stream.origin])
+
+    def _tally(self, busy_ns: int, fresh_s: float) -> None:
+        self._busy_s += busy_ns / NS_PER_S
+        self._heard_s += fresh_s
+        if self._heard_s > _FORGET_AFTER_S:
+            self._busy_s, self._heard_s = self._busy_s / 2, self._heard_s / 2
