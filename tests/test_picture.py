@@ -108,6 +108,15 @@ def test_a_recording_shorter_than_the_taper_is_drawn(tmp_path: Path) -> None:
     assert imread(tmp_path / "p.png").shape[1] == 1650
 
 
+@pytest.mark.parametrize(
+    ("duration_s", "row_s"),
+    [(0.05, 1.0), (30.0, 30.0), (119.5, 120.0), (600.0, 120.0), (1440.0, 120.0), (36000.0, 3000.0)],
+)
+def test_a_recording_fills_at_most_twelve_rows(tmp_path: Path, duration_s: float, row_s: float) -> None:
+    soundfile.write(tmp_path / "long.flac", np.zeros(round(duration_s * 1000), np.int16), 1000)
+    assert picture._rows_of(tmp_path / "long.flac", 1) == (duration_s, row_s)
+
+
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     """A recording five times as long has as many rows, of as many pixels, and its samples are not held."""
     peaks = []
@@ -122,6 +131,15 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
         tracemalloc.stop()
         assert rows[0].decibels.shape == rows[1].decibels.shape == (81, picture.COLUMNS)
     assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_a_flac_that_breaks_off_is_an_error(noise: Path, tmp_path: Path) -> None:
+    samples, _ = soundfile.read(noise)
+    soundfile.write(tmp_path / "whole.flac", samples, RATE_HZ)
+    data = (tmp_path / "whole.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
+    with pytest.raises(SourceError, match=r"cut\.flac: cannot be read at sample"):
+        draw(tmp_path / "cut.flac", tmp_path / "p.png", [], [], "cut")
 
 
 def test_what_cannot_be_read_or_written_is_an_error(noise: Path, tmp_path: Path) -> None:

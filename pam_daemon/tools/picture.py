@@ -22,11 +22,12 @@ from pam_daemon.tools.tables import Selection
 
 MAX_HZ = 400.0
 TAPER_S = 0.2  # resolves 10 Hz: an upcall stays a line
-ROW_S = 120
-MAX_ROWS = 12  # a longer recording gets longer rows
+ROW_S = 120.0
+MAX_ROWS = 12  # a longer recording gets longer rows, of whole minutes
 COLUMNS = 1500  # of a row's picture
 SMOOTH_HZ = 40.0
 DECIBELS = (-3.0, 19.0)  # the colours' range, above the row's quiet level
+TICKS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 3600)
 BOX_HZ = (80.0, 210.0)  # for selections without frequencies
 LANE_HZ = (404.0, 468.0)  # the lane of markers above the spectrogram
 
@@ -123,8 +124,9 @@ def _rows_of(recording: Path, channel: int) -> tuple[float, float]:
     if info.frames == 0:
         raise SourceError(f"{recording}: has no samples: give a recording with sound")
     duration_s = info.frames / info.samplerate
-    minutes = max(math.ceil(duration_s / MAX_ROWS / 60), ROW_S // 60)
-    return duration_s, 60.0 * minutes
+    if duration_s <= ROW_S:
+        return duration_s, float(math.ceil(duration_s))
+    return duration_s, max(math.ceil(duration_s / MAX_ROWS / 60) * 60.0, ROW_S)
 
 
 def _spectrograms(recording: Path, channel: int, row_s: float) -> Iterator[_Row]:
@@ -150,14 +152,24 @@ def _power(
     """
     power = np.zeros((bins, edges.size - 1), np.float32)
     for column, (first, end) in enumerate(pairwise(edges)):
-        centre = max(first - taper.size // 2, 0)
-        file.seek(centre)
-        samples = file.read(int(end - first) + taper.size, dtype="float32", always_2d=True)[:, channel - 1]
+        samples = _read(file, channel, max(first - taper.size // 2, 0), int(end - first) + taper.size)
         samples = np.pad(samples, (0, max(taper.size - samples.size, 0)))
-        frames = np.lib.stride_tricks.sliding_window_view(samples, taper.size)[:: max(taper.size // 2, 1)]
+        frames = np.lib.stride_tricks.sliding_window_view(samples, taper.size)[:: taper.size // 2]
         spectrum = np.fft.rfft(frames[: max(1, 2 * (end - first) // taper.size)] * taper, axis=1)[:, :bins]
         power[:, column] = (np.abs(spectrum) ** 2).max(axis=0)
     return power
+
+
+def _read(file: soundfile.SoundFile, channel: int, first: int, count: int) -> npt.NDArray[np.float32]:
+    """Up to `count` samples (n,) of one channel from sample `first`."""
+    try:
+        file.seek(first)
+        samples: npt.NDArray[np.float32] = file.read(count, dtype="float32", always_2d=True)[:, channel - 1]
+    except soundfile.LibsndfileError as error:
+        raise SourceError(
+            f"{file.name}: cannot be read at sample {first}: it is damaged, draw a copy cut there"
+        ) from error
+    return samples
 
 
 def _quiet(decibels: npt.NDArray[np.float32], bin_hz: float) -> npt.NDArray[np.float32]:
@@ -189,7 +201,8 @@ def _draw_row(axes: Any, row: _Row, row_s: float) -> None:
     axes.set_xlim(row.begin_s, row.begin_s + row_s)
     axes.set_ylim(0.0, LANE_HZ[1])
     axes.set_yticks([0, 100, 200, 300, 400])
-    ticks = row.begin_s + np.linspace(0.0, row_s, 13)
+    step_s = next((step for step in TICKS_S if row_s / step <= 14), row_s)
+    ticks = np.arange(row.begin_s, row.begin_s + row_s + 0.5 * step_s, step_s)
     axes.set_xticks(ticks, [_clock(tick) for tick in ticks])
     axes.tick_params(colors=INK, labelsize=8.5, length=3, width=0.6)
     axes.set_ylabel("Hz", color=INK, fontsize=9, labelpad=2)
