@@ -152,7 +152,7 @@ class Device:
         except sounddevice.PortAudioError as error:
             raise SourceError(
                 f"device {self.name!r} cannot be opened with {self.channels} channels at {self.sample_rate_hz} Hz "
-                f"({error.args[0]}); close what else uses it, or ask for what `pamd devices` shows"
+                f"({error}); close what else uses it, or ask for what `pamd devices` shows"
             ) from error
         self._stream = _Stream(stream, sounddevice.PortAudioError)
         return self
@@ -193,13 +193,13 @@ class _Stream:
         try:
             return int(self.stream.read_available)
         except self.error as error:
-            raise SourceError(f"has failed ({error.args[0]}); check that it is connected") from error
+            raise SourceError(f"has failed ({error}); check that it is connected") from error
 
     def read(self, frames: int) -> tuple[NDArray[np.float32], bool]:
         try:
             data, overflowed = self.stream.read(frames)
         except self.error as error:
-            raise SourceError(f"has failed ({error.args[0]}); check that it is connected") from error
+            raise SourceError(f"has failed ({error}); check that it is connected") from error
         return data, overflowed
 
     def close(self) -> None:
