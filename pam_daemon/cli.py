@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -90,15 +92,17 @@ def replay(
     found = recordings(
         find_files(files), min_rate_hz=setup.model.card.sample_rate_hz, start=None if start is None else _instant(start)
     )
+    if raven is not None:
+        console.check_writable(raven)
     for recording in found:
         console.say_start(recording)
     with console.ReplayView() as view:
         endpoint = config.publish.endpoint if endpoint is not None else None
         with Station(setup, journal, endpoint, view.show, linger_s) as house:
             done = replay_recordings(house, found, speed=_speed(speed), on_tick=view.tick, on_recording=view.begin)
-    view.finish(done.windows)
+    view.finish(done)
     if raven is not None:
-        console.save_raven(raven, view, found)
+        console.write_selections(raven, view, found)
     for recording in found:
         if recording.truncated:
             raise SourceError(f"{recording.name}: truncated: analysed what could be read, a gap record says the rest")
@@ -173,7 +177,8 @@ def listen(endpoint: str, as_json: bool) -> None:
     from pam_daemon.subscribe import Subscriber
     from pam_daemon.tools.console import print_records
 
-    with Subscriber(endpoint) as subscriber:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), Subscriber(endpoint) as subscriber:
         print_records(subscriber, as_json=as_json or not sys.stdout.isatty())
 
 

@@ -170,7 +170,15 @@ def _explain(error: str, values: dict[str, Any]) -> str:
         value = value[int(key)] if isinstance(value, list) else value.get(key)
     if unknown := re.match(r"Object contains unknown field `(.*)`", message):
         return f"unknown key {'.'.join([*keys, unknown[1]])}"
+    if "matching regex" in message:
+        message = f"expected {_description(keys)}"
     return f"{'.'.join(keys) or 'top level'}: {value!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _description(keys: Sequence[str]) -> str:
+    section, *_, key = keys
+    default = Device if section == "devices" else type(getattr(Config(), section))
+    return _descriptions(default)[key]
 
 
 def commented_yaml() -> str:

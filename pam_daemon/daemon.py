@@ -16,7 +16,7 @@ from types import FrameType
 import platformdirs
 import structlog
 
-from pam_daemon.clock import SampleClock, utc_ns_of
+from pam_daemon.clock import NS_PER_S, SampleClock, utc_ns_of
 from pam_daemon.config import Config
 from pam_daemon.config import Device as DeviceChoice
 from pam_daemon.errors import JournalError
@@ -40,6 +40,7 @@ class Progress:
 
     total_s: float
     windows: int = 0
+    took_s: float = 0.0
     done_s: float = 0.0  # in recordings that are over
     stream: Stream | None = None  # of the recording that is not
 
@@ -72,10 +73,12 @@ def replay(
 
     with _signals(station.crew.stop):
         station.wait_for_subscriber()
+        began_ns = station.clock.monotonic_ns()
         worker = station.crew.start("worker", work)
         while worker.is_alive():
             worker.join(_TICK_S)
             on_tick(progress)
+    progress.took_s = (station.clock.monotonic_ns() - began_ns) / NS_PER_S
     return progress
 
 

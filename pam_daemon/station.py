@@ -161,6 +161,7 @@ class Station:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.crew.stop.set()
         self._silent.set()
+        self._bell.ring()  # a publisher that waits looks up
         with self._exits:
             self.crew.join()
 

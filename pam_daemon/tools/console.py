@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pam_daemon.errors import TableError
 from pam_daemon.model import Model
 from pam_daemon.records import Wire
 from pam_daemon.sources.file import Recording
@@ -22,9 +24,11 @@ from pam_daemon.tools.tables import Selection, write_raven
 
 
 class Heard(Protocol):
-    """How far a replay is, in seconds of sound."""
+    """How far a replay is, in seconds of sound, and at its end how many windows it scored in how long."""
 
     total_s: float
+    windows: int
+    took_s: float
 
     @property
     def heard_s(self) -> float: ...
@@ -39,7 +43,6 @@ class ReplayView:
         self._efforts: list[Wire] = []
         self._gaps: list[Wire] = []
         self._terminal = sys.stdout.isatty()
-        self._began_s = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -76,7 +79,7 @@ class ReplayView:
         elif wire["kind"] == "gap":
             self._gaps.append(wire)
 
-    def finish(self, windows: int) -> None:
+    def finish(self, done: Heard) -> None:
         """The table, and a summary: on stdout of a terminal; elsewhere the summary alone, on stderr."""
         console = Console(stderr=not self._terminal, highlight=False)
         if self._terminal:
@@ -85,10 +88,9 @@ class ReplayView:
             for gap in self._gaps:
                 console.print(f"{gap['term']} {gap['reason']}: {gap['duration_s']:g} s from {_at(gap, 'start')}")
         heard_s = sum(effort["elapsed_samples"] / effort["sample_rate_hz"] for effort in self._efforts)
-        took_s = time.monotonic() - self._began_s
         console.print(
-            f"{heard_s:,.1f} s of sound, {windows:,} windows, {len(self.detections):,} detections; "
-            f"{took_s:.1f} s, {heard_s / took_s:,.0f} times real time"
+            f"{heard_s:,.1f} s of sound, {done.windows:,} windows, {len(self.detections):,} detections; "
+            f"{done.took_s:.1f} s, {heard_s / done.took_s:,.0f} times real time"
         )
 
 
@@ -154,8 +156,26 @@ def readable(wire: Wire) -> str:
             return head
 
 
-def selections(detections: Iterable[tuple[Recording, Wire]], recordings: Sequence[Recording]) -> Iterator[Selection]:
-    """Detections as Raven shows them when the files are opened as one sequence."""
+def write_selections(path: Path, view: ReplayView, recordings: Sequence[Recording]) -> None:
+    """The detections of a replay as Raven shows them when the files are opened as one sequence.
+
+    Raises:
+        TableError: a path that cannot be written.
+    """
+    write_raven(path, list(_selections(view.detections, recordings)))
+
+
+def check_writable(path: Path) -> None:
+    """Better before the work than after it.
+
+    Raises:
+        TableError: nothing can be written there.
+    """
+    if not os.access(path.parent, os.W_OK) or path.is_dir():
+        raise TableError(f"{path}: cannot be written: choose another place")
+
+
+def _selections(detections: Iterable[tuple[Recording, Wire]], recordings: Sequence[Recording]) -> Iterator[Selection]:
     begins_s: dict[str, float] = {}
     total_s = 0.0
     for recording in recordings:
@@ -175,15 +195,6 @@ def selections(detections: Iterable[tuple[Recording, Wire]], recordings: Sequenc
                 "Peak Time (s)": f"{begins_s[recording.name] + wire['peak_s']:.6f}",
             },
         )
-
-
-def save_raven(path: Path, view: ReplayView, recordings: Sequence[Recording]) -> None:
-    """The detections of a replay as a Raven selection table.
-
-    Raises:
-        TableError: a path that cannot be written.
-    """
-    write_raven(path, list(selections(view.detections, recordings)))
 
 
 def _at(wire: Wire, which: str) -> str:
