@@ -36,7 +36,7 @@ OTHERS_PER_MINUTE = 6.0
 OTHER_MAX_S = 2.5
 SHIPS_PER_MINUTE = 1 / 5
 SNAPS_PER_S = 0.4
-AMBIENT_RMS = 0.003  # full scale 1: room for the loudest knock above the loudest ship
+AMBIENT_RMS = 0.0025  # full scale 1: leaves room for a loud knock above a near ship
 MIN_SAMPLE_RATE_HZ = 1000
 AIFF_MAX_BYTES = 2**32 - 2**16  # AIFF counts its bytes in 32 bits
 
@@ -58,7 +58,7 @@ class Kind:
 
 
 CONFOUNDERS = (
-    Kind(sounds.knock, 0.3, (0.3, 1.0), (4.0, 20.0)),
+    Kind(sounds.knock, 0.3, (0.3, 1.0), (3.0, 17.0)),
     Kind(sounds.moan, 0.2, (0.6, 2.0), (-3.0, 15.0)),
     Kind(sounds.downsweep, 0.2, (0.5, 1.5), (-3.0, 15.0)),
     Kind(sounds.song_note, 0.2, (0.6, 1.6), (-3.0, 15.0)),

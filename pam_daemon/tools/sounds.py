@@ -147,7 +147,8 @@ def pulse_train(rng: np.random.Generator, sample_rate_hz: int, duration_s: float
 def knock(rng: np.random.Generator, sample_rate_hz: int, duration_s: float) -> Sound:
     """Bangs of a mooring or a hull: a click that rings in two or three decaying resonances, one to four times."""
     time_s = _progress(duration_s, sample_rate_hz) * duration_s
-    modes_hz = rng.uniform(60.0, 320.0, int(rng.integers(2, 4)))
+    # The deepest mode lies inside the band: its level is set by what lies there.
+    modes_hz = np.array([rng.uniform(60.0, 220.0), *rng.uniform(60.0, 320.0, int(rng.integers(1, 3)))])
     samples = np.zeros(time_s.size)
     for begin_s in rng.uniform(0.0, 0.6 * duration_s, int(rng.integers(1, 5))):
         after_s = np.maximum(time_s - begin_s, 0.0)
