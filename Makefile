@@ -1,0 +1,77 @@
+# What README, CONTRIBUTING and .ci/run call. PYTHON chooses the interpreter: `make setup PYTHON=python3.12`.
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# PortAudio for sounddevice; a private PulseAudio server is the tests' sound card.
+SYSTEM_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-long check bench system-packages clean
+
+help:
+	@echo "make setup      .venv with the core packages (no torch)"
+	@echo "make demo       simulate a sea, replay it while another process listens, draw what was found"
+	@echo "make test       the tests; adds the training packages to .venv (several GB)"
+	@echo "make test-long  the tests that take minutes"
+	@echo "make check      ruff, mypy --strict, import contracts"
+	@echo "make bench      throughput, memory, start-up, latency"
+	@echo "make clean      remove .venv, caches and what demo and bench left"
+
+setup: .venv/core.stamp
+
+demo: .venv/core.stamp
+	$(BIN)/pamd demo
+
+test: .venv/full.stamp system-packages
+	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+
+test-long: .venv/full.stamp system-packages
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+
+check: .venv/full.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/core.stamp
+	$(BIN)/python tests/bench $(BENCH_ARGS)
+
+clean:
+	rm -rf .venv demo bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "pamd needs Python 3.11 or newer; '$(PYTHON)' is missing or older: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { \
+	  echo "'$(PYTHON)' has no venv; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/core.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) --editable . --constraint constraints.txt
+	@touch $@
+
+.venv/full.stamp: pyproject.toml constraints.txt constraints-train.txt | .venv/core.stamp
+	@echo "installing the training and development packages: several GB, some minutes"
+	$(INSTALL) --editable ".[train,dev]" --constraint constraints-train.txt
+	@touch $@
+
+# Installed where that needs no password; elsewhere it is said what is missing, and the device tests fail.
+system-packages:
+	@missing=""; \
+	if command -v dpkg-query >/dev/null; then for package in $(SYSTEM_PACKAGES); do \
+	  dpkg-query --show --showformat='$${Status}' $$package 2>/dev/null | grep -q "ok installed" \
+	    || missing="$$missing $$package"; done; fi; \
+	if [ -n "$$missing" ]; then \
+	  sudo=""; if [ "$$(id -u)" != 0 ]; then sudo="sudo -n"; fi; \
+	  echo "installing$$missing"; \
+	  { [ -z "$$sudo" ] || $$sudo true 2>/dev/null; } \
+	    && $$sudo apt-get update -qq \
+	    && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing </dev/null \
+	    || echo "could not: tests of sound devices need$$missing (apt-get install$$missing)" >&2; \
+	fi
