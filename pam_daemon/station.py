@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
+import structlog
+
 from pam_daemon.clock import Clock, rfc3339
 from pam_daemon.config import Config
 from pam_daemon.errors import ConfigError
@@ -25,6 +27,7 @@ from pam_daemon.worker import Worker
 
 _SUBSCRIBER_WAIT_S = 2.0
 
+log = structlog.get_logger()
 OnRecord = Callable[[Wire, bool], None]  # a record as subscribers get it, and whether the journal did not have it yet
 
 
@@ -155,6 +158,7 @@ class Station:
 
     def __enter__(self) -> Station:
         if self.publisher is not None:
+            log.info("publishing", endpoint=self.publisher.endpoint, recovery_port=self.publisher.recovery_port)
             self.crew.start("publisher", partial(self.publisher.run, self._silent))
         return self
 

@@ -293,4 +293,3 @@ class Stream:
         key, sample = self._began().locate(first_sample)
         identity = record_id(kind, analysis.station, self.name, key, sample, *rest)
         return Record(kind, analysis.station, self.name, analysis.mode, identity, rfc3339(clock.utc_ns()), body)
-

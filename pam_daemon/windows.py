@@ -102,9 +102,7 @@ class Windower:
             yield SegmentEnd(segment.pending_samples)
         else:
             self.skipped_samples += segment.pending_samples
-            yield from self._extend_unheard(
-                Unheard(segment.start, segment.pending_samples, "skipped", "short_segment")
-            )
+            yield from self._extend_unheard(Unheard(segment.start, segment.pending_samples, "skipped", "short_segment"))
 
     def _extend_unheard(self, piece: Unheard) -> Iterator[Unheard]:
         before = self._unheard

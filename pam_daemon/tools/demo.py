@@ -20,6 +20,7 @@ from pam_daemon.tools.evaluate import Detected, Matching
 from pam_daemon.tools.picture import draw
 from pam_daemon.tools.simulate import SNR_COLUMN, truth_path
 from pam_daemon.tools.tables import Selection, read_raven
+
 _COMMAND = (sys.executable, "-m", "pam_daemon")
 _TIMEOUT_S = 300.0  # for each command: the demo never hangs
 _console = Console(highlight=False, soft_wrap=True)
@@ -41,9 +42,7 @@ def demonstrate(directory: Path) -> None:
     endpoint = f"tcp://127.0.0.1:{_free_port()}"
     with _listening(endpoint, received):
         _pamd("replay", str(sea), "--endpoint", endpoint, "--linger", "1")
-    detections = [
-        Detected(wire["peak_s"], wire["score"]) for wire in _records(received) if wire["kind"] == "detection"
-    ]
+    detections = [Detected(wire["peak_s"], wire["score"]) for wire in _records(received) if wire["kind"] == "detection"]
     truth = read_raven(truth_path(sea))
     matching = draw(sea, picture, truth, detections, "pamd demonstration", simulated=True)
     assert matching is not None, "there was a truth to match"
