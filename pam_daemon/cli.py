@@ -265,8 +265,4 @@ def main() -> None:
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         code = 130
-    except BrokenPipeError:
-        # Whoever read our records has gone: that ends us, and is no fault.
-        sys.stderr.close()
-        code = 0
     sys.exit(code)

@@ -66,7 +66,7 @@ class Detector:
         yield from self._decide(None)
 
     def _run(self, score: float) -> int | None:
-        if score < self._threshold:
+        if not score >= self._threshold:  # neither is a score that is no number
             return None
         if self._last is None or self._last.run is None:
             self._runs += 1
@@ -100,7 +100,7 @@ class Detector:
     def _is_call(self, peak: _Scored) -> bool:
         if self._last_call and peak.centre - self._last_call.centre < self._min_separation:
             return False
-        return all(other.score <= peak.score for other in self._around(peak))
+        return not any(other.score > peak.score for other in self._around(peak))
 
     def _call(self, peak: _Scored, *, ended: bool) -> Call:
         own = [other for other in self._around(peak) if other.run == peak.run]

@@ -40,7 +40,6 @@ class ReplayView:
     def __init__(self) -> None:
         self.detections: list[tuple[Recording, Wire]] = []
         self._recording: Recording
-        self._efforts: list[Wire] = []
         self._gaps: list[Wire] = []
         self._terminal = sys.stdout.isatty()
         self._bar = Progress(
@@ -74,29 +73,26 @@ class ReplayView:
             print_json(wire)
         if wire["kind"] == "detection":
             self.detections.append((self._recording, wire))
-        elif wire["kind"] == "effort":
-            self._efforts.append(wire)
         elif wire["kind"] == "gap":
             self._gaps.append(wire)
 
     def finish(self, done: Heard) -> None:
         """The table, and a summary: on stdout of a terminal; elsewhere the summary alone, on stderr."""
-        console = Console(stderr=not self._terminal, highlight=False)
+        console = Console(stderr=not self._terminal, highlight=False, markup=False)
         if self._terminal:
             if self.detections:
                 console.print(_table(self.detections))
             for gap in self._gaps:
                 console.print(f"{gap['term']} {gap['reason']}: {gap['duration_s']:g} s from {_at(gap, 'start')}")
-        heard_s = sum(effort["elapsed_samples"] / effort["sample_rate_hz"] for effort in self._efforts)
         console.print(
-            f"{heard_s:,.1f} s of sound, {done.windows:,} windows, {len(self.detections):,} detections; "
-            f"{done.took_s:.1f} s, {heard_s / done.took_s:,.0f} times real time"
+            f"{done.heard_s:,.1f} s of sound, {done.windows:,} windows, {len(self.detections):,} detections; "
+            f"{done.took_s:.1f} s, {done.heard_s / done.took_s:,.0f} times real time"
         )
 
 
 def say_start(recording: Recording) -> None:
     """What a file's name leaves open is said, once a recording."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if recording.start_utc is None:
         console.print(f"{recording.name}: no start time in the name: UTC fields are null (--start sets it)")
     elif recording.assumed_utc:
@@ -205,14 +201,17 @@ def _at(wire: Wire, which: str) -> str:
 
 
 def _table(detections: Sequence[tuple[Recording, Wire]]) -> Table:
-    table = Table("file", "stream", "peak", "s", "label", "score", "dBFS", box=None, header_style="bold")
+    several = len({recording.name for recording, _ in detections}) > 1
+    table = Table(*(["file"] if several else []), box=None, header_style="bold")
+    for name in ("stream", "peak (UTC)", "peak (s)", "label", "score", "dBFS"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("peak (s)", "score", "dBFS") else "left")
     for recording, wire in detections:
         file, _ = recording.locate(wire["start_sample"])
         level = "" if wire["level_dbfs"] is None else f"{wire['level_dbfs']:.1f}"
         table.add_row(
-            file.path.name,
+            *([file.path.name] if several else []),
             wire["stream"],
-            (wire["peak_utc"] or "")[:21],
+            (wire["peak_utc"] or "")[:21].replace("T", " "),
             f"{wire['peak_s']:.2f}",
             wire["label"],
             f"{wire['score']:.3f}",
