@@ -72,7 +72,7 @@ class Ring:
         self._spans: deque[_Span] = deque()
         self._cursors: list[Cursor] = []
         self._wait = wait
-        self._head_ns: int | None = None
+        self._head: tuple[int, int] | None = None  # a sample number, and when the sample before it was captured
 
     def cursor(self) -> Cursor:
         """A reader that begins at the next sample."""
@@ -92,7 +92,7 @@ class Ring:
             else:
                 self.gap(len(part), "invalid")
         with self.changed:
-            self._head_ns = monotonic_ns
+            self._head = None if monotonic_ns is None else (self.elapsed_samples, monotonic_ns)
             self.changed.notify_all()
 
     def gap(self, samples: int, reason: str, *, estimated: bool = False, uncertainty_s: float = 0.0) -> None:
@@ -114,9 +114,10 @@ class Ring:
     def captured_ns(self, sample: int, sample_rate_hz: int) -> int | None:
         """The monotonic clock when this sample was captured; None from a file."""
         with self.changed:
-            if self._head_ns is None:
+            if self._head is None:
                 return None
-            return self._head_ns - (self.elapsed_samples - sample) * 1_000_000_000 // sample_rate_hz
+            head, head_ns = self._head
+            return head_ns - (head - sample) * 1_000_000_000 // sample_rate_hz
 
     def _write_audio(self, samples: FloatArray) -> None:
         while len(samples):

@@ -1,0 +1,219 @@
+"""The ring: sample numbers without holes, every sample read once or counted as skipped, writers that wait or do not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pam_daemon.ring import FloatArray, Heard, Ring, Unheard
+
+
+def ramp(start: int, count: int) -> FloatArray:
+    """Samples that say their own number."""
+    return (np.arange(start, start + count) / 4096).astype(np.float32)
+
+
+def drain(ring: Ring, limit: int = 1000) -> Iterator[Heard | Unheard]:
+    cursor = ring.cursor()
+    cursor.position = 0
+    while (piece := cursor.read(limit)) is not None:
+        yield piece
+
+
+WRITES = st.lists(
+    st.one_of(
+        st.tuples(st.just("audio"), st.integers(1, 40)),
+        st.tuples(st.just("gap"), st.integers(1, 40)),
+        st.tuples(st.just("bad"), st.integers(1, 5)),  # not-a-number inside the next audio
+        st.tuples(st.just("read 0"), st.integers(1, 25)),
+        st.tuples(st.just("read 1"), st.integers(1, 60)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(WRITES, st.integers(1, 50))
+def test_every_sample_is_read_once_or_skipped_once(steps: list[tuple[str, int]], capacity: int) -> None:
+    """Two cursors at their own pace, and the writer waits for neither: checked after each step."""
+    ring = Ring(capacity)
+    cursors = [ring.cursor(), ring.cursor()]
+    heard = [0, 0]
+    seen: list[list[tuple[str, int]]] = [[], []]  # by sample number: its kind, and which sample it says it is
+    truth: list[tuple[str, int]] = []
+
+    def read(which: int, limit: int) -> bool:
+        piece = cursors[which].read(limit)
+        if piece is None:
+            return False
+        assert piece.start == len(seen[which])
+        audio_since = sum(kind == "audio" for kind, _ in truth[piece.start :])
+        if isinstance(piece, Heard):
+            assert audio_since <= capacity
+            assert 1 <= len(piece.samples) <= limit
+            heard[which] += len(piece.samples)
+            seen[which] += [("audio", round(float(sample) * 4096)) for sample in piece.samples]
+        else:
+            if piece.term == "skipped":
+                assert piece.reason == "overrun"
+                assert audio_since - piece.samples >= capacity, "what the ring still holds was not skipped"
+            seen[which] += [(piece.reason, number) for number in range(piece.start, piece.end)]
+        return True
+
+    for what, count in steps:
+        if what in ("audio", "bad"):
+            samples = ramp(ring.elapsed_samples, count)
+            if what == "bad":
+                samples[::2] = np.nan
+            begin = len(truth)
+            truth += [("audio" if np.isfinite(s) else "invalid", begin + n) for n, s in enumerate(samples)]
+            ring.write(samples)
+        elif what == "gap":
+            truth += [("overflow", len(truth) + n) for n in range(count)]
+            ring.gap(count, "overflow")
+        else:
+            read(int(what[-1]), count)
+        for cursor, own in zip(cursors, heard, strict=True):
+            assert ring.elapsed_samples == len(truth)
+            gaps_read = ring.gap_samples - sum(kind != "audio" for kind, _ in truth[cursor.position :])
+            assert cursor.position == own + cursor.skipped_samples + gaps_read
+            assert ring.elapsed_samples == own + ring.gap_samples + cursor.skipped_samples + cursor.pending_samples
+
+    for which, cursor in enumerate(cursors):
+        while read(which, 1000):
+            pass
+        assert cursor.pending_samples == 0
+        assert len(seen[which]) == len(truth)
+        for actual, expected in zip(seen[which], truth, strict=True):
+            assert actual == expected or (actual == ("overrun", expected[1]) and expected[0] == "audio")
+    assert cursors[0].position == ring.elapsed_samples
+
+
+def test_what_is_overwritten_is_skipped_and_no_more() -> None:
+    ring = Ring(10)
+    cursor = ring.cursor()
+    ring.write(ramp(0, 25))
+    overrun = cursor.read(3)
+    assert overrun == Unheard(0, 15, "skipped", "overrun")
+    rest = cursor.read(100)
+    assert isinstance(rest, Heard)
+    np.testing.assert_array_equal(rest.samples, ramp(15, 10))
+    assert (cursor.skipped_samples, cursor.pending_samples, cursor.read(1)) == (15, 0, None)
+
+
+def test_samples_that_are_no_numbers_are_a_gap() -> None:
+    ring = Ring(100)
+    samples = ramp(0, 10)
+    samples[[0, 4, 5, 9]] = [np.nan, np.inf, -np.inf, np.nan]
+    ring.write(samples)
+    pieces = [(p.start, p.reason if isinstance(p, Unheard) else len(p.samples)) for p in drain(ring)]
+    assert pieces == [(0, "invalid"), (1, 3), (4, "invalid"), (6, 3), (9, "invalid")]
+    assert ring.gap_samples == 4
+
+
+def test_a_gap_takes_no_room() -> None:
+    ring = Ring(10)
+    ring.write(ramp(0, 5))
+    ring.gap(10**9, "unplugged", estimated=True, uncertainty_s=0.5)
+    ring.write(ramp(0, 5))
+    heard, gap, again = drain(ring)
+    assert isinstance(heard, Heard)
+    assert gap == Unheard(5, 10**9, "gap", "unplugged", True, 0.5)
+    assert isinstance(again, Heard)
+    assert again.start == 10**9 + 5
+
+
+def test_a_writer_that_waits_loses_nothing() -> None:
+    """Written in pieces larger than the ring, read in small ones, on two threads."""
+    ring = Ring(64, wait=True)
+    cursor = ring.cursor()
+    rng = np.random.default_rng(1)
+
+    def work() -> None:
+        begin = 0
+        while begin < 20_000:
+            count = int(rng.integers(1, 300))
+            ring.write(ramp(begin, count))
+            begin += count
+        ring.close()
+
+    writer = threading.Thread(target=work)
+    writer.start()
+    position = 0
+    while not cursor.exhausted:
+        piece = cursor.read(50)
+        if piece is None:
+            with ring.changed:
+                ring.changed.wait_for(lambda: ring.closed or ring.elapsed_samples > position, timeout=60)
+            continue
+        assert isinstance(piece, Heard)
+        np.testing.assert_array_equal(piece.samples, ramp(position, len(piece.samples)))
+        position += len(piece.samples)
+    writer.join()
+    assert position == ring.elapsed_samples >= 20_000
+    assert cursor.skipped_samples == 0
+
+
+def test_a_writer_that_waits_gives_up_when_the_ring_is_closed() -> None:
+    ring = Ring(10, wait=True)
+    ring.cursor()
+    writer = threading.Thread(target=ring.write, args=(ramp(0, 30),))
+    writer.start()
+    with ring.changed:
+        assert ring.changed.wait_for(lambda: ring.elapsed_samples == 10, timeout=60)
+    ring.close()
+    writer.join(timeout=60)
+    assert not writer.is_alive()
+    assert ring.elapsed_samples == 10
+
+
+def test_a_cursor_begins_where_the_writer_is() -> None:
+    ring = Ring(100)
+    ring.write(ramp(0, 10))
+    cursor = ring.cursor()
+    ring.write(ramp(10, 5))
+    piece = cursor.read(100)
+    assert isinstance(piece, Heard)
+    assert piece.start == 10
+    np.testing.assert_array_equal(piece.samples, ramp(10, 5))
+
+
+def test_exhausted_only_when_closed_and_read_to_the_end() -> None:
+    ring = Ring(100)
+    cursor = ring.cursor()
+    ring.write(ramp(0, 10))
+    assert not cursor.exhausted
+    ring.close()
+    assert not cursor.exhausted
+    cursor.read(100)
+    assert cursor.exhausted
+
+
+def test_full_scale_is_counted() -> None:
+    ring = Ring(100)
+    ring.write(np.array([0.0, 1.0, -1.0, 32767 / 32768, 32766 / 32768, np.nan, 2.0], np.float32))
+    assert ring.clipped_samples == 4
+
+
+def test_when_a_sample_was_captured_follows_from_the_newest() -> None:
+    ring = Ring(100)
+    assert ring.captured_ns(0, 1000) is None
+    ring.write(ramp(0, 10), monotonic_ns=5_000_000_000)
+    ring.gap(10, "overflow")
+    assert ring.captured_ns(10, 1000) == 5_000_000_000, "a gap moves no sample"
+    ring.write(ramp(20, 10), monotonic_ns=5_020_000_000)
+    assert ring.captured_ns(30, 1000) == 5_020_000_000
+    assert ring.captured_ns(0, 1000) == 4_990_000_000
+
+
+@pytest.mark.parametrize("limit", [1, 7, 1000])
+def test_a_read_is_at_most_the_limit(limit: int) -> None:
+    ring = Ring(100)
+    ring.write(ramp(0, 50))
+    pieces = list(drain(ring, limit))
+    assert all(isinstance(piece, Heard) and len(piece.samples) <= limit for piece in pieces)
