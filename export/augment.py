@@ -57,7 +57,8 @@ def fillings(clips: Clips, index: npt.NDArray[np.intp], random: np.random.Genera
     quiet = np.flatnonzero(clips.labels.max(1) == 0)
     first = np.clip(np.searchsorted(quiet, index) - _NEIGHBOURS // 2, 0, max(0, len(quiet) - _NEIGHBOURS))
     place = np.minimum(first + random.integers(_NEIGHBOURS, size=len(index)), len(quiet) - 1)
-    return clips.audio[quiet[place]]
+    audio: Audio = clips.audio[quiet[place]]
+    return audio
 
 
 def shift(audio: Audio, filling: Audio, shifts_samples: npt.NDArray[np.intp], sample_rate_hz: int) -> Audio:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from export.config import trains_alike
 from pam_daemon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ def open_run(out: Path, text: str, resume: bool) -> dict[str, Any] | None:
     if not started:
         _create(out, text)
         return None
-    if (out / CONFIG).read_text("utf-8") != text:
+    if not trains_alike((out / CONFIG).read_text("utf-8"), text):
         raise ConfigError(f"{out}: began with another configuration; give the same one, or another --out")
+    _write(out, text)
     return _read(out / CHECKPOINT) if (out / CHECKPOINT).exists() else None
 
 
@@ -56,10 +58,14 @@ def _create(out: Path, text: str) -> None:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
             raise ConfigError(f"{out}: not empty and no run; give another --out")
-        with replacing(out / CONFIG) as temporary:
-            temporary.write_text(text, "utf-8")
+        _write(out, text)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
+
+
+def _write(out: Path, text: str) -> None:
+    with replacing(out / CONFIG) as temporary:
+        temporary.write_text(text, "utf-8")
 
 
 def _read(path: Path) -> dict[str, Any]:

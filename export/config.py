@@ -82,6 +82,8 @@ class Dataset(Section, frozen=True):
     # ours
     split_column: str = "split"  # of clips.csv: train, select or report
     label_names: list[str] = []  # as detections name them; empty: label_columns
+    notice: str = ""  # the data's copyright notice, for the model's card
+    note: str = ""  # what a reader of the model's figures should know of the data
 
 
 class Environment(Section, frozen=True):
@@ -214,6 +216,20 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[TrainConfig, str, l
         raise ConfigError(f"{path}: {_explain(error)}") from error
     _refuse(config, path)
     return config, text, _without_effect(tree, config)
+
+
+def trains_alike(one: str, other: str) -> bool:
+    """Whether two configuration texts make the same weights: they differ only in what is read after training."""
+
+    def part(text: str) -> dict[str, Any]:
+        tree: dict[str, Any] = yaml.safe_load(text)
+        tree.pop("prediction", None)
+        tree.pop("experiment_name", None)
+        for key in ("notice", "note"):
+            tree.get("dataset", {}).pop(key, None)
+        return tree
+
+    return part(one) == part(other)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Labelled clips: read, resampled to the model's rate, cut to the window, and split so that no audio is on two sides."""
+"""Labelled clips: read, resampled to the model's rate, cut to the window, and split; no audio is on two sides."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def roc_auc(labels: Audio, scores: Audio) -> float:
 
 
 def shifted(clips: Clips, config: TrainConfig, seed: int, copies: int = _PLACES) -> Clips:
-    """The clips as a sliding window meets them: each at `copies` random places, by its seed; unchanged without shifts."""
+    """The clips as a sliding window meets them: each at `copies` random places; as they are without time shifts."""
     limit = config.augmentation.time_shift_seconds * config.audio.sample_rate
     if not limit:
         return clips
@@ -80,7 +80,7 @@ def threshold_at(labels: Audio, scores: Audio, rate: float) -> float:
     without = np.sort(scores[labels == 0])
     allowed = int(rate * len(without))  # windows that may reach it
     highest = float(without[-1 - allowed]) if allowed < len(without) else 0.0
-    return min(1.0, (np.floor(highest * 1000) + 1) / 1000)
+    return min(1.0, (int(highest * 1000) + 1) / 1000)
 
 
 def operating_points(labels: Audio, scores: Audio, chosen: float, data: str, window_s: float) -> list[OperatingPoint]:

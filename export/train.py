@@ -6,7 +6,7 @@ import csv
 import math
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ from export.network import WhaleNet, find_weights
 from pam_daemon.errors import ConfigError
 
 _SEEDS = 2**31
+_LINE_EVERY_S = 60.0
 History = list[dict[str, float]]
 
 
@@ -91,12 +92,11 @@ def train(job: Job, console: Console) -> Path:
         checkpoint.restore(state, saved)
     console.print(f"seed {seed}; {len(split.train)} train, {len(split.select)} validation clips; {device}")
     with _progress(console) as progress:
-        total = config.training.epochs * _steps(config, len(split.train))
-        task = progress.add_task("", total=total, completed=state.epoch * _steps(config, len(split.train)))
+        steps = _steps(config, len(split.train))
+        task = progress.add_task("", total=config.training.epochs * steps, completed=state.epoch * steps)
+        step = _Step(progress, task, console)
         while state.epoch < config.training.epochs:
-            row = _epoch(
-                state, split, config, seed, device, lambda text: progress.update(task, advance=1, description=text)
-            )
+            row = _epoch(state, split, config, seed, device, step)
             state.history.append(row)
             _keep_best(state, config)
             checkpoint.save(job.out, state, seed, job.text)
@@ -105,11 +105,29 @@ def train(job: Job, console: Console) -> Path:
     network = state.evaluated
     if state.best is not None:
         network.load_state_dict(state.best)
-    return ship.finish(ship.Trained(network.cpu().eval(), split, config, seed, state.history), job, console)
+    epoch = _best_epoch(state, config) if state.best is not None else state.epoch
+    return ship.finish(ship.Trained(network.cpu().eval(), split, config, seed, epoch), job, console)
+
+
+class _Step:
+    """Shows each batch: on a terminal as a bar with loss and remaining time, otherwise as a line a minute."""
+
+    def __init__(self, progress: Progress, task: TaskID, console: Console) -> None:
+        self._progress, self._task, self._console = progress, task, console
+        self._spoken_s = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        self._progress.update(self._task, advance=1, description=text)
+        if self._console.is_terminal or time.monotonic() - self._spoken_s < _LINE_EVERY_S:
+            return
+        self._spoken_s = time.monotonic()
+        task = self._progress.tasks[self._task]
+        left = "" if task.time_remaining is None else f", {task.time_remaining / 60:.0f} min left"
+        self._console.print(f"{text}, batch {task.completed:.0f}/{task.total:.0f}{left}", highlight=False)
 
 
 def _epoch(
-    state: State, split: Split, config: TrainConfig, seed: int, device: torch.device, step: Any
+    state: State, split: Split, config: TrainConfig, seed: int, device: torch.device, step: Callable[[str], None]
 ) -> dict[str, float]:
     """One pass over the train clips and, when due, the figures on the validation clips."""
     epoch = state.epoch
@@ -128,7 +146,12 @@ def _epoch(
 
 
 def _train_epoch(
-    state: State, clips: Clips, config: TrainConfig, random: np.random.Generator, device: torch.device, step: Any
+    state: State,
+    clips: Clips,
+    config: TrainConfig,
+    random: np.random.Generator,
+    device: torch.device,
+    step: Callable[[str], None],
 ) -> float:
     """Returns: the mean training loss."""
     training = config.training
@@ -251,7 +274,9 @@ def _device(config: TrainConfig, console: Console) -> torch.device:
     unused = ["gpus"] if environment.gpus else []
     unused += [k for k in ("mixed_precision_training", "mixed_precision_inference") if getattr(environment, k)]
     for key in unused:
-        console.print(f"warning: environment.{key} has no effect: training runs on the CPU", highlight=False, soft_wrap=True)
+        console.print(
+            f"warning: environment.{key} has no effect: training runs on the CPU", highlight=False, soft_wrap=True
+        )
     return torch.device("cpu")
 
 
@@ -271,13 +296,15 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
+def _best_epoch(state: State, config: TrainConfig) -> int:
+    """The number, from 1, of the epoch with the highest validation ROC AUC; of equals the first."""
+    key = "select_shifted_roc_auc" if config.augmentation.time_shift_seconds else "select_roc_auc"
+    return 1 + int(np.argmax([row.get(key, -math.inf) for row in state.history]))
+
+
 def _keep_best(state: State, config: TrainConfig) -> None:
     """Remember the weights if this epoch is the best so far, where that is asked for."""
-    if not config.training.save_best_checkpoint:
-        return
-    key = "select_shifted_roc_auc" if config.augmentation.time_shift_seconds else "select_roc_auc"
-    figures = [row.get(key, -math.inf) for row in state.history]
-    if figures[-1] == max(figures):
+    if config.training.save_best_checkpoint and _best_epoch(state, config) == state.epoch:
         state.best = {name: value.detach().cpu().clone() for name, value in state.evaluated.state_dict().items()}
 
 

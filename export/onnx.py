@@ -1,0 +1,220 @@
+"""The trained network as an ONNX graph: float32, or int8 with as many layers left in float as accuracy needs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from export.checkpoint import replacing
+from export.dataset import Audio
+from export.network import Scorer
+
+INPUT = "waveform"
+OUTPUT = "scores"
+OPSET = 18
+_CALIBRATION_BATCH = 16
+_SCORING_BATCH = 32
+_QUANTIZED = ["Conv", "Add", "Relu", "MaxPool"]  # pooling before the head, and the head, stay in float
+_SENSITIVITY_WINDOWS = 96
+
+
+def export_float(scorer: Scorer, window_samples: int, path: Path) -> None:
+    """Write the graph `waveform (batch, window_samples) -> scores (batch, labels)`, any batch, batch norms folded."""
+    batch = torch.export.Dim("batch", min=1)
+    example = torch.linspace(-0.1, 0.1, 2 * window_samples).reshape(2, window_samples)
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own future
+        torch.onnx.export(
+            scorer.eval(),
+            (example,),
+            temporary,
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes={"waveform": {0: batch}},
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+        write(onnx.load(temporary), {}, temporary)
+
+
+def write(model: onnx.ModelProto, metadata: Mapping[str, str], path: Path) -> None:
+    """Save the graph with this metadata alone; what exporters note (source paths, stack traces) is taken out."""
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def score(path: Path, audio: Audio, threads: int = 0) -> Audio:
+    """Scores (clips, labels) by onnxruntime on the CPU; threads 0: its own choice."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    parts = [
+        session.run([OUTPUT], {INPUT: audio[first : first + _SCORING_BATCH]})[0]
+        for first in range(0, len(audio), _SCORING_BATCH)
+    ]
+    scores: Audio = np.concatenate(parts)
+    return scores
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What int8 may cost."""
+
+    largest_loss: float  # of the figure that `quality` gives
+    largest_bytes: int
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was made, and what it cost."""
+
+    left_in_float: list[str]  # names of convolution weights
+    loss: float
+    enough: bool  # whether the limits were met
+
+
+def quantize(
+    source: Path, target: Path, calibration: Audio, quality: Callable[[Path], float], limits: Limits
+) -> Quantized:
+    """Write an int8 model (QDQ, per channel), leaving convolutions in float, the worst first, until the limits are met.
+
+    Weights use 7 bits (`reduce_range`): without VNNI, 8 bits saturate in the 16-bit sums of x86 processors.
+
+    Args:
+        calibration: (windows, samples) of training audio, from which the ranges of activations are taken.
+        quality: the figure (higher is better) of a model file.
+    """
+    prepared = target.with_name("prepared.onnx.tmp")
+    trial = target.with_name("trial.onnx.tmp")
+    try:
+        with _quiet():
+            quant_pre_process(str(source), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
+        reference = quality(source)
+        front, layers = _layers(prepared)
+        excluded: list[str] = []
+        ranking: list[str] | None = None
+        while True:
+            _quantize_once(prepared, trial, calibration, front + excluded)
+            loss = reference - quality(trial)
+            enough = loss < limits.largest_loss
+            if not enough and ranking is None:
+                ranking = _worst_first(prepared, trial, calibration, front, layers)
+                _quantize_once(prepared, trial, calibration, front)
+            following = None if enough else _next(ranking or [], excluded, layers, trial, limits)
+            if following is None:
+                break
+            excluded.append(following)
+        with replacing(target) as temporary:
+            write(onnx.load(trial), {}, temporary)
+        fits = target.stat().st_size <= limits.largest_bytes
+        return Quantized([layers[name].weight for name in excluded], loss, enough and fits)
+    finally:
+        prepared.unlink(missing_ok=True)
+        trial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    weight: str
+    parameters: int
+
+
+def _layers(path: Path) -> tuple[list[str], dict[str, _Layer]]:
+    """Names of the log-mel front end's nodes, and the network's convolutions by node name."""
+    graph = onnx.load(path).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    layers = {
+        node.name: _Layer(node.input[1], int(np.prod(shapes[node.input[1]])))
+        for node in graph.node
+        if node.op_type == "Conv" and len(shapes[node.input[1]]) == 4
+    }
+    names = [node.name for node in graph.node]
+    return names[: names.index(next(iter(layers)))], layers
+
+
+def _next(
+    ranking: Sequence[str], excluded: Sequence[str], layers: Mapping[str, _Layer], trial: Path, limits: Limits
+) -> str | None:
+    """The worst layer that is still quantized and that the file has room for in float (3 bytes more a weight)."""
+    room = limits.largest_bytes - trial.stat().st_size
+    for name in ranking:
+        if name not in excluded and 3 * layers[name].parameters <= room:
+            return name
+    return None
+
+
+def _worst_first(
+    source: Path, trial: Path, calibration: Audio, front: list[str], layers: Mapping[str, _Layer]
+) -> list[str]:
+    """The convolutions by the error in the scores when each alone is quantized, largest first."""
+    windows = calibration[:_SENSITIVITY_WINDOWS]
+    reference = score(source, windows)
+    errors = {}
+    for name in layers:
+        _quantize_once(source, trial, windows, front, [name])
+        errors[name] = float(np.abs(score(trial, windows) - reference).mean())
+    return sorted(errors, key=lambda name: -errors[name])
+
+
+def _quantize_once(
+    source: Path, target: Path, calibration: Audio, excluded: list[str], only: list[str] | None = None
+) -> None:
+    with _quiet():
+        quantize_static(
+            str(source),
+            str(target),
+            _Reader(calibration),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=_QUANTIZED,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=only,
+            nodes_to_exclude=excluded,
+        )
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Batches of windows, as onnxruntime asks for them."""
+
+    def __init__(self, windows: Audio) -> None:
+        self._batches: Iterator[Audio] = iter(
+            [windows[first : first + _CALIBRATION_BATCH] for first in range(0, len(windows), _CALIBRATION_BATCH)]
+        )
+
+    def get_next(self) -> dict[str, Audio] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """onnxruntime's quantizer gives advice through the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,261 @@
+"""From a trained network to model files with their cards: temperature, graph, precision, threshold, golden windows.
+
+Everything is chosen by the select clips. The report clips are scored last, by the finished model, when a ledger is
+given that counts how many models ever were.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import onnx as onnx_library
+import torch
+from rich.console import Console
+
+from export import augment, evaluate, onnx
+from export.checkpoint import replacing
+from export.config import TrainConfig
+from export.dataset import Audio, Clips, Split, read_table
+from export.features import empty_bins_warning
+from export.network import Scorer, WhaleNet
+from pam_daemon import card as cards
+from pam_daemon.errors import ModelError
+
+if TYPE_CHECKING:
+    from export.train import Job
+
+MODEL = "model.onnx"
+FLOAT_MODEL = "model.float32.onnx"
+_CALIBRATION_WINDOWS = 512
+_GOLDEN_RANGE = (0.05, 0.95)
+_LEDGER = ["created_utc", "name", "weights_sha256", "seed", "epochs"]
+Precision = Literal["float32", "int8"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network whose training has ended, on the CPU."""
+
+    network: WhaleNet
+    split: Split
+    config: TrainConfig
+    seed: int
+    epoch: int  # that the weights are of
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What is common to the files of all precisions."""
+
+    temperature: float
+    scored_on_report: int
+    created_utc: str
+    notes: list[str]
+
+
+def finish(trained: Trained, job: Job, console: Console) -> Path:
+    """Write RUN/model.float32.onnx and RUN/model.onnx, each with its card, each whole or not at all.
+
+    Raises:
+        ModelError: onnxruntime does not give torch's scores, or int8 loses more than the configuration allows.
+    """
+    config, network = trained.config, trained.network
+    moved = evaluate.shifted(trained.split.select, config, trained.seed)
+    temperature = 1.0
+    if config.prediction.temperature_scaling:
+        logits = evaluate.logits_of(network, moved.audio, config, torch.device("cpu"))
+        temperature = evaluate.temperature(moved.labels, logits)
+    float_path, path = job.out / FLOAT_MODEL, job.out / MODEL
+    onnx.export_float(Scorer(network, temperature), config.window_samples, float_path)
+    _prove(network, temperature, float_path, moved.audio[:64])
+    notes = _notes(trained)
+    if config.prediction.precision == "int8":
+        notes.append(_quantize(trained, float_path, path, console))
+    result = _Result(temperature, _count(trained, job.ledger), _now(), notes)
+    _complete(float_path, float_path, "float32", trained, moved, result, job)
+    source = path if config.prediction.precision == "int8" else float_path
+    card = _complete(source, path, config.prediction.precision, trained, moved, result, job)
+    for name, value in card.training.metrics.items():
+        console.print(f"{name} {value:.4f}", highlight=False, soft_wrap=True)
+    console.print(f"threshold {card.threshold}", highlight=False)
+    return path
+
+
+def _prove(network: WhaleNet, temperature: float, path: Path, audio: Audio) -> None:
+    with torch.inference_mode():
+        expected = Scorer(network, temperature)(torch.from_numpy(audio)).numpy()
+    error = float(np.abs(onnx.score(path, audio) - expected).max())
+    if not error <= cards.GOLDEN_TOLERANCE["float32"]:
+        raise ModelError(f"{path}: onnxruntime's scores are {error:.2g} from torch's; use another backbone")
+
+
+def _quantize(trained: Trained, source: Path, target: Path, console: Console) -> str:
+    """Write the int8 file. Returns: a note for the card on what was left in float."""
+    prediction, select = trained.config.prediction, trained.split.select
+    random = np.random.default_rng([trained.seed, 5])
+    count = min(_CALIBRATION_WINDOWS, len(trained.split.train))
+    index = random.choice(len(trained.split.train), count, replace=False)
+    calibration, _ = augment.Augmenter(trained.split.train, trained.config).draw(index, random)
+    limits = onnx.Limits(prediction.quantization_largest_loss, round(prediction.quantization_largest_megabytes * 1e6))
+    made = onnx.quantize(
+        source,
+        target,
+        calibration,
+        lambda path: evaluate.roc_auc(select.labels, onnx.score(path, select.audio)),
+        limits,
+    )
+    kept = ", ".join(made.left_in_float) or "none"
+    console.print(f"int8 loses {made.loss:.4f} ROC AUC; convolutions left in float: {kept}", soft_wrap=True)
+    if not made.enough:
+        target.unlink(missing_ok=True)
+        raise ModelError(
+            f"{target}: int8 loses {made.loss:.4f} ROC AUC with every layer in float that the size allows; "
+            "raise prediction.quantization_largest_loss or _megabytes, or set precision: float32"
+        )
+    return f"int8: log-mel, head and these convolutions are in float: {kept}"
+
+
+def _complete(
+    source: Path, path: Path, precision: Precision, trained: Trained, moved: Clips, result: _Result, job: Job
+) -> cards.Card:
+    """Score the graph in `source`, write it with its card to `path`, and read it back as pamd will."""
+    config = trained.config
+    scores = onnx.score(source, moved.audio)
+    threshold = evaluate.threshold(moved.labels, scores, config)
+    notes = list(result.notes)
+    golden = _golden(source, moved, scores, threshold, precision, notes)
+    card = cards.Card(
+        schema="pamd-card/1",
+        name=config.experiment_name,
+        created_utc=result.created_utc,
+        sample_rate_hz=config.audio.sample_rate,
+        window_samples=config.window_samples,
+        hop_samples=round(config.prediction.hop_seconds * config.audio.sample_rate),
+        labels=config.labels,
+        threshold=threshold,
+        precision=precision,
+        resampler="soxr HQ float32",
+        features=_features(config),
+        training=_training(trained, moved, scores, source, threshold, job),
+        temperature=result.temperature,
+        models_scored_on_report=result.scored_on_report,
+        golden=golden,
+        operating_points=evaluate.operating_points(
+            moved.labels,
+            scores,
+            threshold,
+            "select clips, each shifted to 5 places",
+            config.audio.training_chunk_seconds,
+        ),
+        notes=notes,
+    )
+    with replacing(path) as temporary:
+        onnx.write(onnx_library.load(source), card.to_metadata(), temporary)
+        _read_back(temporary, card)
+    return card
+
+
+def _read_back(path: Path, card: cards.Card) -> None:
+    metadata = {entry.key: entry.value for entry in onnx_library.load(path).metadata_props}
+    windows, expected = cards.read_card(metadata, str(path)).golden.unpack(card.window_samples)
+    error = float(np.abs(onnx.score(path, windows) - expected).max())
+    if not error <= cards.GOLDEN_TOLERANCE["float32"]:
+        raise ModelError(f"{path}: the golden scores do not come out of the written file ({error:.2g}); export again")
+
+
+def _golden(
+    path: Path, moved: Clips, scores: Audio, threshold: float, precision: Precision, notes: list[str]
+) -> cards.Golden:
+    """Windows whose scores spread over `_GOLDEN_RANGE`, none that another processor takes across the threshold."""
+    margin = 1.5 * cards.GOLDEN_TOLERANCE[precision]
+    candidates = np.flatnonzero((np.abs(scores - threshold) > margin).all(1))
+    if len(candidates) < cards.GOLDEN_COUNT:  # an untrained network: all its scores lie together
+        candidates = np.argsort(-np.abs(scores - threshold).min(1))[: cards.GOLDEN_COUNT]
+    chosen: list[int] = []
+    for wanted in np.linspace(*_GOLDEN_RANGE, cards.GOLDEN_COUNT):
+        order = candidates[np.argsort(np.abs(scores[candidates, 0] - wanted), kind="stable")]
+        chosen.append(next(int(i) for i in order if int(i) not in chosen))
+    pcm = np.clip(np.rint(moved.audio[chosen] * 32768), -32768, 32767).astype(np.int16)
+    golden_scores = onnx.score(path, pcm.astype(np.float32) / np.float32(32768))
+    if np.ptp(golden_scores[:, 0]) < 0.6 * (_GOLDEN_RANGE[1] - _GOLDEN_RANGE[0]):
+        notes.append("the scores of the golden windows lie close together: the network separates little")
+    return cards.Golden.pack(pcm, golden_scores)
+
+
+def _features(config: TrainConfig) -> cards.Features:
+    audio = config.audio
+    return cards.Features(
+        taper_samples=audio.stft_window_size,
+        frame_hop_samples=audio.hop_size,
+        fft_samples=config.fft_samples,
+        mel_bins=audio.mel_frequency_bins,
+        min_hz=audio.minimum_frequency,
+        max_hz=audio.maximum_frequency,
+        normalization=audio.spectrogram_normalization,
+    )
+
+
+def _training(
+    trained: Trained, moved: Clips, scores: Audio, source: Path, threshold: float, job: Job
+) -> cards.Training:
+    split, config = trained.split, trained.config
+    figures = _figures("select", split.select.labels, onnx.score(source, split.select.audio), threshold)
+    figures |= _figures("select_shifted", moved.labels, scores, threshold)
+    if job.ledger and split.report:
+        shifted = evaluate.shifted(split.report, config, trained.seed)
+        figures |= _figures("report", split.report.labels, onnx.score(source, split.report.audio), threshold)
+        figures |= _figures("report_shifted", shifted.labels, onnx.score(source, shifted.audio), threshold)
+    return cards.Training(
+        command=job.command,
+        configuration=job.text,
+        seed=trained.seed,
+        epochs=trained.epoch,
+        data=f"{job.data.name}: {len(split.train)} train and {len(split.select)} select clips",
+        split=split.description,
+        notice=config.dataset.notice,
+        prior=round(float(split.train.labels.mean()), 4),
+        metrics=figures,
+    )
+
+
+def _figures(part: str, labels: Audio, scores: Audio, threshold: float) -> dict[str, float]:
+    return {
+        f"{part}/roc_auc": round(evaluate.roc_auc(labels, scores), 5),
+        f"{part}/true_positive_rate": round(float((scores[labels == 1] >= threshold).mean()), 5),
+        f"{part}/false_positive_rate": round(float((scores[labels == 0] >= threshold).mean()), 5),
+    }
+
+
+def _notes(trained: Trained) -> list[str]:
+    warning = empty_bins_warning(trained.config)
+    return [*([warning] if warning else []), *([trained.config.dataset.note] if trained.config.dataset.note else [])]
+
+
+def _count(trained: Trained, ledger: Path | None) -> int:
+    """Enter the model in the ledger, once. Returns: how many models it holds; 0 without one."""
+    if ledger is None:
+        return 0
+    rows = read_table(ledger, _LEDGER) if ledger.exists() else []
+    digest = hashlib.sha256()
+    for value in trained.network.state_dict().values():
+        digest.update(value.contiguous().numpy().tobytes())
+    weights = digest.hexdigest()
+    if all(row["weights_sha256"] != weights for row in rows):
+        entry = (_now(), trained.config.experiment_name, weights, str(trained.seed), str(trained.epoch))
+        rows.append(dict(zip(_LEDGER, entry, strict=True)))
+        ledger.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(ledger) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, _LEDGER, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    return len(rows)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
