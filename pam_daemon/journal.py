@@ -9,7 +9,7 @@ import os
 import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -67,13 +67,16 @@ class Journal:
     def __init__(self, path: Path, bells: Sequence[Bell] = ()) -> None:
         self.path = path
         self._bells = bells
-        with self._errors():
+        with ExitStack() as failed, self._errors():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
+            failed.callback(self._db.close)
+            self._refuse_others()  # before anything is written to what may be somebody's database
             self._db.execute("pragma journal_mode = wal")
             self._db.execute("pragma synchronous = full")
             with self._transaction():
                 self._prepare()
             (self.log,) = self._db.execute("select log from meta").fetchone()
+            failed.pop_all()
 
     def append(self, records: Sequence[Record]) -> list[tuple[Wire, bool]]:
         """Commit the records that are not here yet; each as stored, and whether it is new."""
@@ -112,22 +115,30 @@ class Journal:
     def close(self) -> None:
         self._db.close()
 
-    def _prepare(self) -> None:
+    def _refuse_others(self) -> None:
+        if not self._has_tables():
+            return
         (application,) = self._db.execute("pragma application_id").fetchone()
         (version,) = self._db.execute("pragma user_version").fetchone()
-        (tables,) = self._db.execute("select count(*) from sqlite_schema").fetchone()
-        if not tables:
-            for statement in _SCHEMA.split(";"):
-                self._db.execute(statement)
-            self._db.execute(f"pragma application_id = {_APPLICATION_ID}")
-            self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
-            self._db.execute("insert into meta values (?)", (str(uuid.uuid4()),))
-        elif application != _APPLICATION_ID:
+        if application != _APPLICATION_ID:
             raise JournalError(f"{self.path}: a database, but not a pamd journal; give another path")
-        elif version != SCHEMA_VERSION:
+        if version != SCHEMA_VERSION:
             raise JournalError(
                 f"{self.path}: a journal of version {version}, this pamd writes {SCHEMA_VERSION}; give another path"
             )
+
+    def _prepare(self) -> None:
+        if self._has_tables():
+            return
+        for statement in _SCHEMA.split(";"):
+            self._db.execute(statement)
+        self._db.execute(f"pragma application_id = {_APPLICATION_ID}")
+        self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+        self._db.execute("insert into meta values (?)", (str(uuid.uuid4()),))
+
+    def _has_tables(self) -> bool:
+        (tables,) = self._db.execute("select count(*) from sqlite_schema").fetchone()
+        return bool(tables)
 
     def _append(self, record: Record) -> tuple[Wire, bool]:
         # Looked up first: an insert that meets a conflict would burn a number, and a subscriber reads that as a loss.

@@ -282,14 +282,16 @@ class Stream:
             text=f"listening to {self._source}",
             data={"start_utc": began, "sample_rate_hz": self.sample_rate_hz},
         )
-        return self._record("event", 0, body, clock, body.what, began)
+        return self._record("event", 0, body, clock, body.what)
 
     def _began(self) -> Origin:
         assert self.origin is not None, "samples came before the origin was set"
         return self.origin
 
     def _record(self, kind: Kind, first_sample: int, body: Body, clock: Clock, *rest: str | int | None) -> Record:
-        analysis = self._analysis
+        analysis, time_utc = self._analysis, rfc3339(clock.utc_ns())
         key, sample = self._began().locate(first_sample)
+        if kind == "event":
+            rest = (*rest, time_utc)
         identity = record_id(kind, analysis.station, self.name, key, sample, *rest)
-        return Record(kind, analysis.station, self.name, analysis.mode, identity, rfc3339(clock.utc_ns()), body)
+        return Record(kind, analysis.station, self.name, analysis.mode, identity, time_utc, body)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from fakes import toy_model
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -16,3 +17,9 @@ def data_dir() -> Path:
     path = Path(os.environ.get("PAMD_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     assert path.is_dir(), f"no real audio at {path}: set PAMD_TEST_DATA"
     return path
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that scores loudness: see `fakes.toy_model`."""
+    return toy_model(tmp_path_factory.mktemp("model") / "toy.onnx")

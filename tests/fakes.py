@@ -1,4 +1,4 @@
-"""Stand-ins that implement the real interfaces: a clock, a source, a tiny model that scores loudness, made-up records."""
+"""Stand-ins with the real interfaces: a clock, a source, records, and a tiny ONNX model that scores loudness."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from pam_daemon.card import RESAMPLER, SCHEMA, Card, Features, Golden, Training
+from pam_daemon.card import Card, Features, Golden, Training
 from pam_daemon.clock import NS_PER_S
 from pam_daemon.records import Event, Kind, Record, record_id
 from pam_daemon.sources import Audio, Missing
@@ -75,7 +75,7 @@ def toy_model(path: Path, *, card: dict[str, Any] | None = None, labels: int = 1
 
 def _loudness(labels: int) -> onnx.ModelProto:
     """Waveform (batch, 4000) -> scores (batch, labels)."""
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "axes": np.array([1], np.int64),
         "slope": np.full((1, labels), 0.5, np.float32),
         "offset": np.array(2.0, np.float32),
@@ -101,7 +101,7 @@ def _toy_card(model: onnx.ModelProto) -> Card:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     scores: npt.NDArray[np.float32] = session.run(None, {"waveform": pcm.astype(np.float32) / 32768})[0]
     return Card(
-        schema=SCHEMA,
+        schema="pamd-card/1",
         name="toy",
         created_utc="2026-01-01T00:00:00Z",
         sample_rate_hz=TOY_RATE_HZ,
@@ -110,7 +110,7 @@ def _toy_card(model: onnx.ModelProto) -> Card:
         labels=["loud"],
         threshold=0.5,
         precision="float32",
-        resampler=RESAMPLER,
+        resampler="soxr HQ float32",
         features=Features(256, 64, 256, 64, 40, 400, "No"),
         training=Training("by hand", "", 0, 1, "none", "none", "", 0.5, {}),
         temperature=1.0,

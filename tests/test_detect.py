@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ def test_a_call_is_told_with_the_first_window_a_separation_after_it(
 def test_calls_come_in_order_and_apart(segment: tuple[list[Scored], int], threshold: float, separation: int) -> None:
     calls = detect(segment[0], threshold, separation)
     peaks = [call.peak.centre for call in calls]
-    assert all(later - earlier >= separation for earlier, later in zip(peaks, peaks[1:], strict=False))
+    assert all(later - earlier >= separation for earlier, later in itertools.pairwise(peaks))
     starts = [call.first.source_start for call in calls]
     assert len(set(starts)) == len(starts), "the start is part of a detection's id"
 

@@ -195,7 +195,11 @@ def test_a_gap_that_lasts_is_told_while_it_lasts() -> None:
 def test_a_segment_shorter_than_a_window_is_skipped() -> None:
     grid = Grid(48_000, 2000, WINDOW, 1000)
     windower = Windower(grid)
-    pieces = [Heard(0, noise(50_000)), Unheard(50_000, 10, "gap", "overflow"), Heard(50_010, noise(20_000))]
+    pieces: list[Piece] = [
+        Heard(0, noise(50_000)),
+        Unheard(50_000, 10, "gap", "overflow"),
+        Heard(50_010, noise(20_000)),
+    ]
     items = [item for piece in pieces for item in windower.feed(piece)] + list(windower.close())
     assert items == [
         Unheard(0, 50_000, "skipped", "short_segment"),
