@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import zmq
@@ -20,12 +20,15 @@ _MAX_REQUEST_BYTES = 65_536
 _BATCH = 1000  # records read from the journal at a time
 
 
+Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # what SQLite can hold
+
+
 class Request(msgspec.Struct, frozen=True):
     """What a subscriber asks on the recovery socket."""
 
     op: Literal["since", "status"]
     log: str | None = None
-    seq: int = 0
+    seq: Seq = 0
     kinds: list[str] | None = None
     streams: list[str] | None = None
     limit: int = _BATCH
@@ -142,7 +145,7 @@ class Publisher:
         *route, frame = self._recovery.recv_multipart()
         try:
             reply = self._reply(journal, msgspec.json.decode(frame, type=Request))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             reply = {"error": str(error)}
         self._recovery.send_multipart([*route, msgspec.json.encode(reply)])
 

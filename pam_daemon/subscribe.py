@@ -34,11 +34,12 @@ class Subscriber:
         self._records.setsockopt_string(zmq.SUBSCRIBE, "")
         try:
             self._records.connect(endpoint)
-        except zmq.ZMQError as error:
+            self._recovery_port = recovery_port(endpoint)
+        except (zmq.ZMQError, ValueError) as error:
             self.close()
-            raise EndpointError(f"{endpoint}: cannot connect: {error.strerror}; give tcp://HOST:PORT") from error
-        self._recovery_port = recovery_port(endpoint)
+            raise EndpointError(f"{endpoint}: cannot connect: {error}; give tcp://HOST:PORT") from error
         self._log: str | None = None
+        self._begin: int | None = None  # 0 in a log that began while we were listening: nothing of it is to be missed
         self._last_seq: dict[tuple[str, str, str], int] = {}  # by topic: the last record yielded
 
     def __enter__(self) -> Subscriber:
@@ -64,27 +65,33 @@ class Subscriber:
 
     def _in_order(self, wire: Wire) -> Iterator[Wire]:
         if wire["log"] != self._log:
+            self._begin = None if self._log is None else 0
             self._log, self._last_seq = wire["log"], {}
         topic = (wire["kind"], wire["station"], wire["stream"])
-        last = self._last_seq.get(topic)
+        last = self._last_seq.get(topic, self._begin)
         if last is not None and wire["seq"] <= last:
             return  # recovered already
-        if last is not None and wire["prev_seq"] != last:
+        if last is not None and last < (wire["prev_seq"] or 0):
             yield from self._recover(topic, last, wire)
         self._last_seq[topic] = wire["seq"]
         yield wire
 
     def _recover(self, topic: tuple[str, str, str], last: int, wire: Wire) -> Iterator[Wire]:
         """The records of one topic between `last` and the one that has just come."""
-        kind, _, stream = topic
-        while last < wire["prev_seq"]:
-            reply = self._ask({"op": "since", "log": self._log, "seq": last, "kinds": [kind], "streams": [stream]})
-            missed = [r for r in reply.get("records", []) if last < r["seq"] < wire["seq"]]
-            if not missed:
-                self.lost_records += 1
-                return
-            yield from missed
-            last = missed[-1]["seq"]
+        kind, station, stream = topic
+        asked = last
+        while asked < wire["prev_seq"]:
+            reply = self._ask({"op": "since", "log": self._log, "seq": asked, "kinds": [kind], "streams": [stream]})
+            records = reply.get("records") if reply.get("log") == self._log else None
+            if not records:
+                break
+            asked = records[-1]["seq"]
+            for missed in records:
+                if missed["station"] == station and missed["seq"] < wire["seq"]:
+                    last = missed["seq"]
+                    yield missed
+        if last != wire["prev_seq"]:
+            self.lost_records += 1
 
     def _ask(self, request: dict[str, Any]) -> Wire:
         """One question to the recovery socket; empty when nobody answers in time."""

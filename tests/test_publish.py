@@ -1,0 +1,419 @@
+"""Publisher and subscriber over real sockets: order, heartbeats, recovery, and what strangers may send."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import zmq
+from fakes import FakeClock, event
+
+from pam_daemon.errors import EndpointError
+from pam_daemon.journal import Bell, Journal
+from pam_daemon.publish import Publisher
+from pam_daemon.records import STATION_WIDE, ModelName, Record, Status, Wire
+from pam_daemon.subscribe import Subscriber
+
+PATIENCE_MS = 60_000
+ANY_PORT = "tcp://127.0.0.1:*"
+
+
+def heartbeat(recovery: int, last_seq: int | None) -> Record:
+    body = Status(
+        log="log",
+        last_seq=last_seq,
+        every_s=10.0,
+        recovery=recovery,
+        started_utc="2026-01-01T00:00:00.000000Z",
+        version="0",
+        model=ModelName("toy", "0" * 64),
+        provider="cpu",
+        durable=True,
+        streams={},
+    )
+    return Record("status", "pamd", STATION_WIDE, "replay", None, "2026-01-01T00:00:00.000000Z", body)
+
+
+class House:
+    """A journal and a publisher on its own thread; its clock stands still unless moved."""
+
+    def __init__(self, path: Path, exits: ExitStack, *, after: int = 0, linger_s: float = 0.0) -> None:
+        self.clock = FakeClock()
+        self.bell = exits.enter_context(closing(Bell()))
+        self.journal = exits.enter_context(closing(Journal(path, [self.bell])))
+        self.publisher = Publisher(
+            ANY_PORT,
+            path,
+            after,
+            self.bell,
+            status=heartbeat,
+            every_s=0.02,
+            linger_s=linger_s,
+            clock=self.clock,
+        )
+        self.failures: list[BaseException] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        exits.callback(self.end)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.bell.ring()
+
+    def end(self) -> None:
+        self.stop()
+        self.clock.now_ns += 10**12
+        self._thread.join(timeout=60)
+        assert not self._thread.is_alive()
+        assert self.failures == []
+
+    def _run(self) -> None:
+        try:
+            self.publisher.run(self._stop)
+        except BaseException as failure:
+            self.failures.append(failure)
+            raise
+
+
+@pytest.fixture
+def exits() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def house(tmp_path: Path, exits: ExitStack) -> House:
+    return House(tmp_path / "journal", exits)
+
+
+@pytest.fixture
+def context(exits: ExitStack) -> zmq.Context[zmq.Socket[bytes]]:
+    made = zmq.Context()
+    exits.callback(made.destroy, linger=0)
+    return made
+
+
+def ask(house: House, context: zmq.Context[zmq.Socket[bytes]], *requests: object) -> list[Any]:
+    """Put questions to the recovery socket as any program would, with a plain DEALER."""
+    replies = []
+    with context.socket(zmq.DEALER) as dealer:
+        dealer.connect(f"tcp://127.0.0.1:{house.publisher.recovery_port}")
+        for request in requests:
+            dealer.send(request if isinstance(request, bytes) else msgspec.json.encode(request))
+            assert dealer.poll(PATIENCE_MS), f"no reply to {request!r}"
+            replies.append(msgspec.json.decode(dealer.recv()))
+    return replies
+
+
+def take(subscriber: Subscriber, count: int) -> list[Wire]:
+    """The next records that are no heartbeats."""
+    records = (wire for wire in subscriber.records(timeout_s=60) if wire["kind"] != "status")
+    taken = list(islice(records, count))
+    assert len(taken) == count
+    return taken
+
+
+def listen(endpoint: str, exits: ExitStack) -> Subscriber:
+    """Subscribed, as the status shows that a newcomer gets at once."""
+    subscriber = exits.enter_context(Subscriber(endpoint))
+    assert next(subscriber.records(timeout_s=60))["kind"] == "status"
+    return subscriber
+
+
+def numbers(wires: Sequence[Wire]) -> list[int]:
+    return [wire["seq"] for wire in wires]
+
+
+def test_records_arrive_in_order_as_they_are_journalled(house: House, exits: ExitStack) -> None:
+    subscriber = listen(house.publisher.endpoint, exits)
+    for start in range(0, 2500, 500):  # more than the publisher reads at a time
+        house.journal.append([event(n, stream=f"ch{n % 2}") for n in range(start, start + 500)])
+    assert take(subscriber, 2500) == house.journal.since(0, limit=2500)
+    assert subscriber.lost_records == 0
+
+
+def test_two_frames_topic_and_one_object(house: House, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    with context.socket(zmq.SUB) as socket:
+        socket.connect(house.publisher.endpoint)
+        socket.subscribe(b"event/pamd/ch1/")  # nothing has this prefix: frames end without a slash
+        socket.subscribe(b"status/")
+        socket.subscribe(b"event/pamd/")
+        assert house.publisher.subscribed.wait(60)
+        topics: set[bytes] = set()
+        while b"event/pamd/ch1" not in topics:
+            house.journal.append([event(len(topics))])
+            assert socket.poll(PATIENCE_MS)
+            topic, frame = socket.recv_multipart()
+            wire = msgspec.json.decode(frame)
+            assert topic == f"{wire['kind']}/{wire['station']}/{wire['stream']}".encode()
+            topics.add(topic)
+            house.clock.now_ns += 10**9
+    assert topics == {b"status/pamd/_", b"event/pamd/ch1"}
+
+
+def test_a_late_joiner_gets_a_status_and_what_comes_from_then_on(house: House, exits: ExitStack) -> None:
+    house.journal.append([event(1), event(2)])
+    early = listen(house.publisher.endpoint, exits)
+    house.journal.append([event(3)])
+    assert 3 in numbers(take(early, 1))
+    late = exits.enter_context(Subscriber(house.publisher.endpoint))
+    status = next(late.records(timeout_s=60))
+    assert (status["kind"], status["last_seq"]) == ("status", 3)
+    assert status["recovery"] == house.publisher.recovery_port
+    assert "seq" not in status
+    house.journal.append([event(4)])
+    assert numbers(take(late, 1)) == [4]
+
+
+def test_the_heart_beats_in_its_period(house: House, exits: ExitStack) -> None:
+    subscriber = listen(house.publisher.endpoint, exits)
+    for _ in range(3):
+        house.clock.now_ns += 20_000_000
+        assert next(subscriber.records(timeout_s=60))["kind"] == "status"
+
+
+def test_what_was_journalled_before_is_not_published_again(tmp_path: Path, exits: ExitStack) -> None:
+    with closing(Journal(tmp_path / "journal")) as journal:
+        journal.append([event(n) for n in range(5)])
+    house = House(tmp_path / "journal", exits, after=5)
+    subscriber = listen(house.publisher.endpoint, exits)
+    house.journal.append([event(4), event(5)])
+    assert numbers(take(subscriber, 1)) == [6]
+
+
+def test_recovery_gives_what_came_after(house: House, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    kinds: tuple[Any, ...] = ("event", "gap")
+    house.journal.append([event(n, kind=kinds[n % 2], stream=f"ch{n % 3}") for n in range(12)])
+    log = house.journal.log
+    since = {"op": "since", "log": log, "seq": 4}
+    replies = ask(
+        house,
+        context,
+        since,
+        since | {"seq": 12},
+        since | {"kinds": ["gap"], "streams": ["ch1", "ch2"]},
+        since | {"limit": 2},
+        since | {"limit": -5},
+        since | {"log": "another"},
+        {"op": "since"},
+        since | {"something": "new"},
+    )
+    assert [numbers(reply["records"]) for reply in replies] == [
+        [5, 6, 7, 8, 9, 10, 11, 12],
+        [],
+        [6, 8, 12],
+        [5, 6],
+        [5],
+        list(range(1, 13)),  # another log: from the beginning of this one
+        list(range(1, 13)),
+        [5, 6, 7, 8, 9, 10, 11, 12],
+    ]
+    assert replies[0] == {"log": log, "oldest_seq": 1, "last_seq": 12, "records": house.journal.since(4)}
+    assert all((reply["log"], reply["oldest_seq"], reply["last_seq"]) == (log, 1, 12) for reply in replies)
+
+
+def test_a_reply_is_bounded_and_the_rest_is_asked_for(house: House, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    house.journal.append([event(n) for n in range(1500)])
+    request = {"op": "since", "log": house.journal.log, "seq": 0, "limit": 10**30}
+    first, rest = ask(house, context, request, request | {"seq": 1000})
+    assert numbers(first["records"] + rest["records"]) == list(range(1, 1501))
+
+
+def test_an_empty_journal_answers_too(house: House, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    (reply,) = ask(house, context, {"op": "since", "log": None, "seq": 0})
+    assert reply == {"log": house.journal.log, "oldest_seq": None, "last_seq": None, "records": []}
+
+
+def test_recovery_gives_the_last_status(house: House, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    house.journal.append([event(1)])
+    (status,) = ask(house, context, {"op": "status"})
+    assert (status["kind"], status["last_seq"], status["recovery"]) == ("status", 1, house.publisher.recovery_port)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[1]",
+        b'"since"',
+        b'{"op": "delete"}',
+        b'{"seq": 1}',
+        b'{"op": "since", "seq": "one"}',
+        b'{"op": "since", "seq": 1.5}',
+        b'{"op": "since", "seq": -1}',
+        b'{"op": "since", "seq": 9223372036854775808}',
+        b'{"op": "since", "kinds": "gap"}',
+        b'{"op": "\xff"}',
+        b'{"x": ' + b"[" * 60_000,
+    ],
+    ids=lambda frame: repr(frame[:40]),
+)
+def test_a_question_that_is_none_gets_an_error_and_harms_nobody(
+    house: House, context: zmq.Context[zmq.Socket[bytes]], nonsense: bytes
+) -> None:
+    house.journal.append([event(1)])
+    error, reply = ask(house, context, nonsense, {"op": "since"})
+    assert list(error) == ["error"]
+    assert isinstance(error["error"], str)
+    assert numbers(reply["records"]) == [1]
+
+
+def test_a_question_of_many_megabytes_is_not_read(house: House, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    with context.socket(zmq.DEALER) as dealer:
+        dealer.connect(f"tcp://127.0.0.1:{house.publisher.recovery_port}")
+        dealer.send(b" " * 10_000_000 + b'{"op": "status"}')
+        (reply,) = ask(house, context, {"op": "status"})
+        assert reply["kind"] == "status"
+        assert not dealer.poll(0)
+
+
+def test_a_req_socket_is_answered_as_well(house: House, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    with context.socket(zmq.REQ) as socket:
+        socket.connect(f"tcp://127.0.0.1:{house.publisher.recovery_port}")
+        socket.send(b'{"op": "status"}')
+        assert socket.poll(PATIENCE_MS)
+        assert msgspec.json.decode(socket.recv())["kind"] == "status"
+
+
+@pytest.mark.parametrize("linger_s", [0.0, 0.05])
+def test_the_end_is_a_last_status_and_recovery_for_a_while(
+    tmp_path: Path, exits: ExitStack, context: zmq.Context[zmq.Socket[bytes]], linger_s: float
+) -> None:
+    house = House(tmp_path / "journal", exits, linger_s=linger_s)
+    subscriber = listen(house.publisher.endpoint, exits)
+    house.journal.append([event(1), event(2)])
+    house.stop()
+    seen = []
+    for wire in subscriber.records(timeout_s=60):
+        if wire["kind"] == "status" and wire["last_seq"] == 2:
+            break
+        seen += [wire["seq"]] if wire["kind"] == "event" else []
+    assert seen == [1, 2]
+    if linger_s:  # the clock stands still, so the linger lasts
+        (reply,) = ask(house, context, {"op": "since"})
+        assert numbers(reply["records"]) == [1, 2]
+
+
+def one_line(make: Callable[[], object]) -> str:
+    with pytest.raises(EndpointError) as caught:
+        make()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def publisher(endpoint: str, tmp_path: Path, bell: Bell) -> Publisher:
+    return Publisher(
+        endpoint,
+        tmp_path / "unused",
+        0,
+        bell,
+        status=heartbeat,
+        every_s=10.0,
+        linger_s=0.0,
+        clock=FakeClock(),
+    )
+
+
+def test_a_port_in_use_is_an_error_be_it_the_recoverys(house: House, tmp_path: Path) -> None:
+    port = house.publisher.recovery_port - 1
+    for taken in (port, port - 1):
+        message = one_line(partial(publisher, f"tcp://127.0.0.1:{taken}", tmp_path, house.bell))
+        assert "in use" in message
+        assert "--endpoint" in message
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:65535", "tcp://no.such.host.invalid:5556", "tcp://1.2.3.4:5556"])
+def test_endpoints_that_cannot_be_bound(endpoint: str, tmp_path: Path, house: House) -> None:
+    assert "cannot bind" in one_line(lambda: publisher(endpoint, tmp_path, house.bell))
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["nonsense", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "inproc://here", "", "udp://a:1"]
+)
+def test_endpoints_that_cannot_be_listened_to(endpoint: str) -> None:
+    assert "tcp://HOST:PORT" in one_line(lambda: Subscriber(endpoint))
+
+
+class Lossy:
+    """Passes on to a subscriber what a test chooses, as if the rest had been lost; recovery is the real one."""
+
+    def __init__(self, house: House, context: zmq.Context[zmq.Socket[bytes]], exits: ExitStack) -> None:
+        self._socket = exits.enter_context(context.socket(zmq.XPUB))
+        self._socket.bind(ANY_PORT)
+        self.subscriber = exits.enter_context(Subscriber(self._socket.getsockopt_string(zmq.LAST_ENDPOINT)))
+        assert self._socket.poll(PATIENCE_MS)
+        assert self._socket.recv() == b"\x01"
+        self.send([heartbeat(house.publisher.recovery_port, None).wire()])
+
+    def send(self, wires: Sequence[Wire]) -> None:
+        for wire in wires:
+            self._socket.send_multipart([b"any", msgspec.json.encode(wire)])
+
+
+@pytest.fixture
+def lossy(house: House, context: zmq.Context[zmq.Socket[bytes]], exits: ExitStack) -> Lossy:
+    return Lossy(house, context, exits)
+
+
+def test_a_hole_is_filled_before_the_record_that_showed_it(house: House, lossy: Lossy) -> None:
+    """Two streams of two stations in one log: only the topic with the hole is asked for, each record comes once."""
+    house.journal.append([event(n, stream=f"ch{n % 2}", station=("north", "south")[n // 2 % 2]) for n in range(3000)])
+    wires = house.journal.since(0, limit=3000)
+    lost = {*range(100, 2900)} - {1002}
+    lossy.send([wire for number, wire in enumerate(wires) if number not in lost])
+    received = take(lossy.subscriber, 3000)
+    assert sorted(numbers(received)) == list(range(1, 3001))
+    for topic in {(wire["station"], wire["stream"]) for wire in wires}:
+        own = [wire for wire in wires if (wire["station"], wire["stream"]) == topic]
+        assert [wire for wire in received if (wire["station"], wire["stream"]) == topic] == own
+    assert lossy.subscriber.lost_records == 0
+
+
+def test_duplicates_are_dropped(house: House, lossy: Lossy) -> None:
+    house.journal.append([event(n) for n in range(4)])
+    first, second, third, fourth = house.journal.since(0)
+    lossy.send([first, second, first, second, third, third, fourth])
+    assert numbers(take(lossy.subscriber, 4)) == [1, 2, 3, 4]
+
+
+def test_a_hole_that_cannot_be_filled_is_told(house: House, lossy: Lossy) -> None:
+    house.journal.append([event(n) for n in range(6)])
+    wires = house.journal.since(0)
+    with closing(sqlite3.connect(house.journal.path)) as db:
+        db.execute("delete from record where seq in (2, 3, 4)")
+        db.commit()
+    lossy.send([wires[0], wires[4], wires[5]])
+    assert numbers(take(lossy.subscriber, 3)) == [1, 5, 6]
+    assert lossy.subscriber.lost_records == 1
+
+
+def test_a_late_joiner_does_not_ask_for_what_was_before_it(house: House, lossy: Lossy) -> None:
+    house.journal.append([event(n) for n in range(6)])
+    lossy.send(house.journal.since(3))
+    assert numbers(take(lossy.subscriber, 3)) == [4, 5, 6]
+    assert lossy.subscriber.lost_records == 0
+
+
+def test_a_new_log_is_recovered_from_its_beginning(house: House, lossy: Lossy) -> None:
+    """The station's journal was replaced while we listened: nothing of the new one may be missed."""
+    before = event(9).wire() | {"log": "the old one", "seq": 9, "prev_seq": 8, "durable": True}
+    house.journal.append([event(n) for n in range(5)])
+    lossy.send([before, house.journal.since(3)[0]])
+    assert numbers(take(lossy.subscriber, 5)) == [9, 1, 2, 3, 4]
+
+
+def test_kinds_and_fields_of_the_future_pass_through(lossy: Lossy) -> None:
+    future = {"kind": "song", "station": "pamd", "stream": "ch1", "seq": None, "verses": 3}
+    lossy.send([future])
+    assert take(lossy.subscriber, 1) == [future]
