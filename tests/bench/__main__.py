@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
@@ -17,6 +18,7 @@ import processes
 import throughput
 from common import Bench
 
+from pam_daemon.errors import ModelError
 from pam_daemon.model import Model, shipped_model
 
 PARTS: dict[str, Callable[[Bench], None]] = {
@@ -39,7 +41,10 @@ def main() -> None:
         if part not in PARTS:
             parser.error(f"{part}: one of {', '.join(PARTS)} is expected")
     chosen.dir.mkdir(parents=True, exist_ok=True)
-    model = Model(chosen.model)
+    try:
+        model = Model(chosen.model)
+    except ModelError as error:
+        sys.exit(f"bench: {error}")
     _print_machine(model)
     bench = Bench(model, chosen.dir, chosen.rounds, chosen.hours)
     for part in chosen.parts or PARTS:

@@ -31,26 +31,32 @@ def measure(bench: Bench) -> None:
     path = write_sound(bench.directory / "throughput.aiff", samples, card.sample_rate_hz)
     windows = _windows(path, card.window_samples, card.hop_samples)
     setup = set_up(load_config(None, [f"model.path={bench.model.path}"]), "replay", SystemClock())
-    session = _session(bench)
-    _bare(session, windows[:64], 32)
+    sessions = {spinning: _session(bench, spinning) for spinning in (True, False)}
+    ways = [(batch, spinning) for batch in BATCHES for spinning in sessions]
     _replayed(setup, path, len(windows))  # warm: memory, caches, clocks
+    for session in sessions.values():
+        _bare(session, windows, BATCHES[-1])
     replayed: list[float] = []
-    bare: dict[int, list[float]] = {batch: [] for batch in BATCHES}
+    bare: dict[tuple[int, bool], list[float]] = {way: [] for way in ways}
     for _ in range(bench.rounds):
         replayed.append(_replayed(setup, path, len(windows)))
-        for batch in BATCHES:
-            bare[batch].append(_bare(session, windows, batch))
-    _report(replayed, bare, len(windows), bench.hop_s, setup.config.model.batch)
-
-
-def _report(replayed: list[float], bare: dict[int, list[float]], windows: int, hop_s: float, replay_batch: int) -> None:
-    best = max(BATCHES, key=lambda batch: statistics.median(bare[batch]))
-    print(f"  {windows} windows of a simulated sea at a {hop_s:g} s hop, {len(replayed)} rounds, interleaved;")
+        for batch, spinning in ways:
+            bare[batch, spinning].append(_bare(sessions[spinning], windows, batch))
+    print(
+        f"  {len(windows)} windows of a simulated sea at a {bench.hop_s:g} s hop, {bench.rounds} rounds, interleaved;"
+    )
     print("  replay: from opening the file to the last record, in this process, model loaded;")
-    print("  bare: session.run on the same windows, cut beforehand, onnxruntime's own options, as many threads")
-    for batch in BATCHES:
-        print(f"  bare, batch {batch:2d}:   {spread(bare[batch], 'windows/s', 1)}{'  <- best' * (batch == best)}")
-    print(f"  replay, batch {replay_batch}: {spread(replayed, 'windows/s', 1)}")
+    print("  bare: session.run on the same windows, cut beforehand, as many threads; with threads that spin between")
+    print("  calls, onnxruntime's default, and without, as pamd sets it: other work on the machine hurts the first")
+    _report(replayed, bare, setup.config.model.batch, bench.hop_s)
+
+
+def _report(replayed: list[float], bare: dict[tuple[int, bool], list[float]], batch: int, hop_s: float) -> None:
+    best = max(bare, key=lambda way: statistics.median(bare[way]))
+    for way, speeds in bare.items():
+        name = f"bare, batch {way[0]:2d}, {'spinning:    ' if way[1] else 'not spinning:'}"
+        print(f"  {name} {spread(speeds, 'windows/s', 1)}{'  <- best' * (way == best)}")
+    print(f"  replay, batch {batch}, not spinning: {spread(replayed, 'windows/s', 1)}")
     ratios = [ours / theirs for ours, theirs in zip(replayed, bare[best], strict=True)]
     print(f"  replay / best bare: {spread(ratios, 'of it')}; {statistics.median(replayed) * hop_s:.0f} times real time")
 
@@ -62,8 +68,9 @@ def _windows(path: Path, window_samples: int, hop_samples: int) -> npt.NDArray[n
     return np.ascontiguousarray(views)
 
 
-def _session(bench: Bench) -> Any:
+def _session(bench: Bench, spinning: bool) -> Any:
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.log_severity_level = 4
     provider = PROVIDERS[bench.model.provider]
     return onnxruntime.InferenceSession(bench.model.path.read_bytes(), options, providers=[provider])
