@@ -139,7 +139,7 @@ def run(
     setup = set_up(config, "live", SystemClock(), threshold=threshold, hop_s=hop_s)
     path = journal_path(config, journal)
     with Station(setup, path, config.publish.endpoint, log_record, linger_s=0.0) as house:
-        run_devices(house, choices, config.capture.ring_s)
+        run_devices(house, choices, config.capture.ring_s, required=bool(devices))
 
 
 @cli.command()

@@ -43,6 +43,9 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(min_length=1)],
         Meta(description="the device's channels to listen to, from 1; a stream each, ch1, ch2..."),
     ] = (1,)
+    sample_rate_hz: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="null: the device's native one")] = (
+        None
+    )
 
 
 class ModelChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

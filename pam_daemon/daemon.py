@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,14 @@ from pam_daemon.config import Device as DeviceChoice
 from pam_daemon.errors import JournalError
 from pam_daemon.fill import file_pieces, fill
 from pam_daemon.records import Wire
-from pam_daemon.sources.device import Device, find_device
 from pam_daemon.sources.file import Recording
+from pam_daemon.sources.hydrophone import Hydrophone, Outage
 from pam_daemon.station import Station
 from pam_daemon.stream import Origin, Stream
 
 EFFORT_EVERY_S = 900.0
 _REPLAY_RING_S = 20.0  # of sound read ahead of the worker
+_ASSUMED_RATE_HZ = 48_000  # of a device that is absent at the start, until it has once been seen
 _TICK_S = 0.1  # how often the main thread looks up
 
 log = structlog.get_logger()
@@ -87,7 +88,7 @@ def _replay_one(station: Station, recording: Recording, speed: float | None, pro
     start_utc_ns = None if recording.start_utc is None else utc_ns_of(recording.start_utc)
     origin = Origin(SampleClock(rate_hz, start_utc_ns), recording.key)
     names = [f"ch{number + 1}" for number in range(recording.channels)]
-    streams = [station.add_stream(name, recording.name, rate_hz, _REPLAY_RING_S, wait=True) for name in names]
+    streams = [station.add_stream(name, recording, _REPLAY_RING_S, wait=True) for name in names]
     for stream in streams:
         stream.origin = origin
     progress.stream = streams[0]
@@ -99,35 +100,52 @@ def _replay_one(station: Station, recording: Recording, speed: float | None, pro
     progress.done_s, progress.stream = progress.heard_s, None
 
 
-def run(station: Station, choices: Sequence[DeviceChoice], ring_s: float) -> None:
+def run(station: Station, choices: Sequence[DeviceChoice], ring_s: float, *, required: bool) -> None:
     """Listen to devices until SIGTERM or SIGINT; what was captured until then is analysed.
 
+    A device that is lost is opened again, as often as it takes; `required` devices have to be there at the start.
+
     Raises:
-        SourceError: a device that is not there, cannot be opened, or fails.
+        SourceError: a required device that is not there or cannot be opened.
     """
-    devices = [(choice, find_device(choice.device)) for choice in choices]
-    with ExitStack() as opened, _signals(station.crew.stop):
+    with _signals(station.crew.stop):
         fillers: list[tuple[str, Callable[[], None]]] = []
         streams: list[Stream] = []
-        for choice, info in devices:
-            device = Device(
-                info, station.crew.stop, channels=max(choice.channels), monotonic_ns=station.clock.monotonic_ns
-            )
-            source = opened.enter_context(device)
-            prefix = f"{_device_name(choice)}-" if len(devices) > 1 else ""
+        for choice in choices:
+            hydrophone = _open(station, choice, ring_s, required=required)
+            prefix = f"{_device_name(choice)}-" if len(choices) > 1 else ""
             own = [
-                station.add_stream(f"{prefix}ch{channel}", info.name, source.sample_rate_hz, ring_s, wait=False)
+                station.add_stream(f"{prefix}ch{channel}", hydrophone, ring_s, wait=False)
                 for channel in choice.channels
             ]
             rows = [channel - 1 for channel in choice.channels]
-            fillers.append((f"capture {info.name}", partial(fill, source.blocks(), own, rows, station.clock)))
+            fillers.append((f"capture {choice.device}", partial(fill, hydrophone.blocks(), own, rows, station.clock)))
             streams += own
-            log.info("listening", device=info.name, sample_rate_hz=source.sample_rate_hz, streams=[s.name for s in own])
         for name, work in fillers:
             station.crew.start(name, work)
         worker = station.crew.start("worker", partial(_run_worker, station, streams))
+        log.info("listening", streams=[stream.name for stream in streams], provider=station.provider)
         while worker.is_alive():
             worker.join(_TICK_S)
+
+
+def _open(station: Station, choice: DeviceChoice, ring_s: float, *, required: bool) -> Hydrophone:
+    hydrophone = Hydrophone(
+        choice.device,
+        station.crew.stop,
+        station.clock,
+        channels=max(choice.channels),
+        keep_s=ring_s,
+        sample_rate_hz=choice.sample_rate_hz or 0,
+    )
+    try:
+        hydrophone.open()
+    except Outage as outage:
+        if required:
+            raise
+        hydrophone.sample_rate_hz = choice.sample_rate_hz or _ASSUMED_RATE_HZ
+        log.warning("device absent", device=choice.device, error=str(outage), sample_rate_hz=hydrophone.sample_rate_hz)
+    return hydrophone
 
 
 def _run_worker(station: Station, streams: Sequence[Stream]) -> None:

@@ -22,6 +22,7 @@ from pam_daemon.model import Model, shipped_model
 from pam_daemon.publish import Publisher
 from pam_daemon.records import STATION_WIDE, Mode, Position, Record, Status, ThresholdSource, Wire
 from pam_daemon.ring import Ring
+from pam_daemon.sources import Source
 from pam_daemon.stream import Analysis, Stream
 from pam_daemon.worker import Worker
 
@@ -133,6 +134,7 @@ class Station:
     ) -> None:
         self.crew = Crew()
         self.clock = setup.clock
+        self.provider = setup.model.provider
         self.streams: Sequence[Stream] = ()
         self._setup = setup
         self._on_record = on_record
@@ -174,9 +176,9 @@ class Station:
         if self.publisher is not None:
             self.publisher.subscribed.wait(_SUBSCRIBER_WAIT_S)
 
-    def add_stream(self, name: str, source: str, sample_rate_hz: int, ring_s: float, *, wait: bool) -> Stream:
-        ring = Ring(round(ring_s * sample_rate_hz), wait=wait, changed=self._changed)
-        return Stream(name, source, ring, sample_rate_hz, self._setup.analysis)
+    def add_stream(self, name: str, source: Source, ring_s: float, *, wait: bool) -> Stream:
+        ring = Ring(round(ring_s * source.sample_rate_hz), wait=wait, changed=self._changed)
+        return Stream(name, source, ring, self._setup.analysis)
 
     def analyse(self, streams: Sequence[Stream], effort_every_s: float | None = None) -> None:
         """The worker's share, on the thread that calls; whatever ends it releases the capture threads."""

@@ -28,6 +28,7 @@ from pam_daemon.records import (
     record_id,
 )
 from pam_daemon.ring import FloatArray, Ring, Unheard
+from pam_daemon.sources import Source
 from pam_daemon.windows import Grid, Item, Place, SegmentEnd, Window, Windower
 
 
@@ -77,11 +78,11 @@ class Stream:
     The worker alone calls `take`, `settle` and `finish`; `status` may be asked from any thread.
     """
 
-    def __init__(self, name: str, source: str, ring: Ring, sample_rate_hz: int, analysis: Analysis) -> None:
+    def __init__(self, name: str, source: Source, ring: Ring, analysis: Analysis) -> None:
         self.name = name
         self.ring = ring
         self.origin: Origin | None = None  # set before the first write to the ring
-        self.sample_rate_hz = sample_rate_hz
+        self.sample_rate_hz = source.sample_rate_hz
         self.analysed_samples = 0
         self.windows = 0  # scored
         self.done = False
@@ -89,7 +90,7 @@ class Stream:
         self._analysis = analysis
         self._cursor = ring.cursor()
         self._windower = Windower(
-            Grid(sample_rate_hz, analysis.model_rate_hz, analysis.window_samples, analysis.hop_samples)
+            Grid(self.sample_rate_hz, analysis.model_rate_hz, analysis.window_samples, analysis.hop_samples)
         )
         self._items: deque[Item] = deque()  # from the windower, not yet settled
         self._in_flight_samples = 0  # in windows among them
@@ -172,7 +173,7 @@ class Stream:
             real_time_factor=real_time_factor,
             level_dbfs=self._last_place.level_dbfs if self._last_place else None,
             clipped=self.ring.clipped_samples,
-            source=self._source,
+            source=self._source.state,
             clock=ClockState(),
         )
 
@@ -279,7 +280,7 @@ class Stream:
         body = Event(
             what="stream_began",
             severity="info",
-            text=f"listening to {self._source}",
+            text=f"listening to {self._source.name}",
             data={"start_utc": began, "sample_rate_hz": self.sample_rate_hz},
         )
         return self._record("event", 0, body, clock, body.what)

@@ -46,6 +46,11 @@ class Source(Protocol):
         ...
 
     @property
+    def state(self) -> str:
+        """What a status shows: the name while it is heard, else what is wrong (`absent`, `failed`, `hung`)."""
+        ...
+
+    @property
     def sample_rate_hz(self) -> int:
         """Frames a second, on every channel."""
         ...

@@ -83,6 +83,13 @@ class Pace:
         caught_up = not late and not self._flagged
         return self.conclude() if caught_up or now_ns - self._since_ns >= self.settle_s * _NS_PER_S else 0
 
+    def captured_ns(self, waiting: int, now_ns: int) -> int:
+        """When the sample after the last that was read was captured: by the least lag, for bursts only add to it."""
+        by_arrival_ns = now_ns - waiting * _NS_PER_S // self.sample_rate_hz
+        if math.isinf(self._reference_s):
+            return by_arrival_ns
+        return min(by_arrival_ns, int((self._reference_s + self._frames / self.sample_rate_hz) * _NS_PER_S))
+
     def conclude(self) -> int:
         """End the suspicion, if there is one, on what is known now; gives the frames lost."""
         if not self.watching:
@@ -111,7 +118,7 @@ class _Reader:
         waiting, now_ns = self.stream.read_available, self.monotonic_ns()
         lost = self.pace.observe(now_ns, frames, waiting, overflowed)
         samples = np.ascontiguousarray(data.T, dtype=np.float32)
-        self.held.append(Audio(samples, now_ns - waiting * _NS_PER_S // self.pace.sample_rate_hz))
+        self.held.append(Audio(samples, self.pace.captured_ns(waiting, now_ns)))
         return [] if self.pace.watching else self._released(lost)
 
     def finish(self) -> list[Audio | Missing]:

@@ -57,6 +57,11 @@ class Recording:
         return str(self.files[0].path)
 
     @property
+    def state(self) -> str:
+        """A file is always heard."""
+        return self.name
+
+    @property
     def sample_rate_hz(self) -> int:
         """The same in all files."""
         return self.files[0].sample_rate_hz
