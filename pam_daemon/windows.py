@@ -106,9 +106,10 @@ class Windower:
 
     def _extend_unheard(self, piece: Unheard) -> Iterator[Unheard]:
         before = self._unheard
-        # What was estimated stays apart: each estimate has an uncertainty of its own.
-        if before and _exact(before) == _exact(piece) is not None:
-            piece = replace(before, samples=before.samples + piece.samples)
+        if before and (before.term, before.reason, before.estimated) == (piece.term, piece.reason, piece.estimated):
+            # Estimates that abut are of one outage: its ends are uncertain, and no sample lies between.
+            uncertainty_s = max(before.uncertainty_s, piece.uncertainty_s)
+            piece = replace(before, samples=before.samples + piece.samples, uncertainty_s=uncertainty_s)
         else:
             yield from self._end_unheard()
         longest = MAX_GAP_S * self._grid.source_rate_hz
@@ -208,8 +209,3 @@ def _level_dbfs(samples: FloatArray) -> float | None:
     """20 log10 rms, a full-scale square wave is 0 dB; None for digital silence."""
     power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
     return round(10 * math.log10(power), 2) if power > 0 else None
-
-
-def _exact(piece: Unheard) -> tuple[str, str] | None:
-    """What an exactly known stretch is; None for an estimated one."""
-    return None if piece.estimated else (piece.term, piece.reason)

@@ -43,18 +43,23 @@ def excerpt(data_dir: Path) -> tuple[NDArray[np.float32], int]:
 def run_while_playing(played: Path, directory: Path, server: SoundServer) -> tuple[list[Wire], int]:
     """The journal of a run during which a file was played, and the device's rate."""
     journal = directory / "journal"
-    command = [sys.executable, str(Path(__file__).with_name("tee.py")), str(directory / "frames"), "run"]
     options = ["--device", DEVICE, "--journal", str(journal), "--endpoint", "tcp://127.0.0.1:*"]
-    with subprocess.Popen([*command, *options], env=server.env, stderr=subprocess.PIPE, text=True) as daemon:
+    tee = {"PYTHONPATH": str(Path(__file__).parent / "tee"), "PAMD_TEE": str(directory / "frames")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "pam_daemon", "run", *options],
+        env={**server.env, **tee},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as daemon:
         assert daemon.stderr is not None
-        listening: dict[str, Any] = {}
-        while listening.get("event") != "listening":
-            listening = json.loads(daemon.stderr.readline())
+        opened: dict[str, Any] = {}
+        while opened.get("event") != "device opened":
+            opened = json.loads(daemon.stderr.readline())
         assert server.play(played).wait(timeout=2 * EXCERPT_S) == 0
         daemon.send_signal(signal.SIGTERM)
         rest = daemon.communicate(timeout=60)[1]
     assert daemon.returncode == 0, rest
-    return Journal(journal).since(0, limit=10_000), int(listening["sample_rate_hz"])
+    return Journal(journal).since(0, limit=10_000), int(opened["sample_rate_hz"])
 
 
 def replay(path: Path) -> list[Wire]:

@@ -163,13 +163,13 @@ def test_a_gap_comes_out_in_abutting_pieces_of_at_most_a_minute(gaps: list[tuple
     assert stretches[-1].end == position
     assert all(before.end == after.start for before, after in itertools.pairwise(stretches))
     assert all(1 <= stretch.samples <= 60 * rate_hz for stretch in stretches)
-    # Each sample keeps its reason, each estimate its uncertainty; what is exactly known and alike is one stretch.
+    # Each sample keeps its reason, each outage its uncertainty, once; what abuts and is alike is one stretch.
     for samples, reason in {(p.samples, p.reason) for p in pieces if isinstance(p, Unheard)}:
         assert sum(s.samples for s in stretches if s.reason == reason) >= samples
-    guesses = [p for p in pieces if isinstance(p, Unheard) and p.estimated]
-    assert sum(s.uncertainty_s for s in stretches) == 0.5 * len(guesses)
+    outages = [reason for reason, _ in itertools.groupby(reason for _, reason in gaps) if reason == "guess"]
+    assert sum(s.uncertainty_s for s in stretches) == 0.5 * len(outages)
     for before, after in itertools.pairwise(stretches):
-        if before.reason == after.reason != "guess":
+        if before.reason == after.reason:
             assert before.samples == 60 * rate_hz, "cut only where a minute is full"
 
 

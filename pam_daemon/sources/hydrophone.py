@@ -50,6 +50,7 @@ class Hydrophone:
     sample_rate_hz: int = 0  # 0 until the device has been opened: native
     trouble: str | None = "absent"  # one word; None while it is heard
     _child: _Child | None = field(default=None, init=False)
+    _reason: str = field(default="absent", init=False)  # of what is missing before the next block
     _end_ns: int | None = field(default=None, init=False)  # when the sample after the last was captured
 
     @property
@@ -78,14 +79,14 @@ class Hydrophone:
                 log.info("device opened", device=self.name, sample_rate_hz=self.sample_rate_hz)
                 yield from self._listen(self._child)
             except Outage as outage:
-                self.trouble = outage.reason
+                self.trouble = self._reason = outage.reason
                 log.warning("device lost", device=self.name, reason=self.trouble, error=str(outage), retry_s=retry_s)
             finally:
                 if self._child is not None:
                     self._child.end()
                     self._child = None
             if not self.stop.is_set():
-                yield from self._wait(retry_s, self.trouble or "absent")
+                yield from self._wait(retry_s)
                 retry_s = min(2 * retry_s, RETRY_S[1])
 
     def _listen(self, child: _Child) -> Iterator[Audio | Missing]:
@@ -95,7 +96,7 @@ class Hydrophone:
                 case Block():
                     audio = self._audio(message)
                     if first:
-                        yield from self._missing(message.monotonic_ns - self._ns(audio.samples.shape[1]), "absent")
+                        yield from self._missing(message.monotonic_ns - self._ns(audio.samples.shape[1]))
                     self._end_ns, first = message.monotonic_ns, False
                     yield audio
                 case Lost():
@@ -108,21 +109,21 @@ class Hydrophone:
         if not self.stop.is_set():
             raise Outage("failed", "the device's process has ended")
 
-    def _wait(self, wait_s: float, reason: str) -> Iterator[Missing]:
+    def _wait(self, wait_s: float) -> Iterator[Missing]:
         """Until the next try; the time without a device is told as it passes."""
         end_ns = self.clock.monotonic_ns() + int(wait_s * NS_PER_S)
         while not self.stop.wait(_TICK_S) and self.clock.monotonic_ns() < end_ns:
-            yield from self._missing(self.clock.monotonic_ns(), reason)
-        yield from self._missing(self.clock.monotonic_ns(), reason)
+            yield from self._missing(self.clock.monotonic_ns())
+        yield from self._missing(self.clock.monotonic_ns())
 
-    def _missing(self, until_ns: int, reason: str) -> Iterator[Missing]:
+    def _missing(self, until_ns: int) -> Iterator[Missing]:
         """What was not captured since the last sample."""
         if self._end_ns is None:
             return
         samples = (until_ns - self._end_ns) * self.sample_rate_hz // NS_PER_S
         if samples > 0:
             self._end_ns += self._ns(samples)
-            yield Missing(samples, reason, estimated=True, uncertainty_s=UNCERTAINTY_S)
+            yield Missing(samples, self._reason, estimated=True, uncertainty_s=UNCERTAINTY_S)
 
     def _audio(self, block: Block) -> Audio:
         samples = np.frombuffer(block.samples, np.float32).reshape(self.channels, -1)
