@@ -25,7 +25,8 @@ from pam_daemon.records import Wire
 from pam_daemon.sources.file import Recording
 from pam_daemon.sources.hydrophone import Hydrophone, Outage
 from pam_daemon.station import Station
-from pam_daemon.stream import Origin, Stream
+from pam_daemon.stream import PLACES_EVERY_S, Origin, Stream
+from pam_daemon.worker import Chore
 
 EFFORT_EVERY_S = 900.0
 _REPLAY_RING_S = 20.0  # of sound read ahead of the worker
@@ -150,7 +151,10 @@ def _open(station: Station, choice: DeviceChoice, ring_s: float, *, required: bo
 
 def _run_worker(station: Station, streams: Sequence[Stream]) -> None:
     with station.journalling():
-        station.analyse(streams, EFFORT_EVERY_S)
+        station.analyse(
+            streams, [Chore(EFFORT_EVERY_S, station.report_effort), Chore(PLACES_EVERY_S, station.keep_places)]
+        )
+        station.keep_places()
 
 
 def _device_name(choice: DeviceChoice) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -30,6 +30,7 @@ create table record (
   wire blob not null
 );
 create table topic (name text primary key, last_seq integer not null) without rowid;
+create table place (stream text primary key, utc_ns integer not null) without rowid;
 """
 
 
@@ -111,6 +112,16 @@ class Journal:
         with self._errors():
             oldest, last = self._db.execute("select min(seq), max(seq) from record").fetchone()
         return oldest, last
+
+    def keep_places(self, places: Mapping[str, int]) -> None:
+        """Store up to which UTC, in nanoseconds, each of these streams has been decided."""
+        with self._errors(), self._transaction():
+            self._db.executemany("insert or replace into place values (?, ?)", places.items())
+
+    def places(self) -> dict[str, int]:
+        """What was stored last, by stream."""
+        with self._errors():
+            return dict(self._db.execute("select stream, utc_ns from place").fetchall())
 
     def close(self) -> None:
         self._db.close()

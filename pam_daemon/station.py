@@ -24,7 +24,7 @@ from pam_daemon.records import STATION_WIDE, Mode, Position, Record, Status, Thr
 from pam_daemon.ring import Ring
 from pam_daemon.sources import Source
 from pam_daemon.stream import Analysis, Stream
-from pam_daemon.worker import Worker
+from pam_daemon.worker import Chore, Worker
 
 _SUBSCRIBER_WAIT_S = 2.0
 
@@ -144,6 +144,7 @@ class Station:
         self._worker = Worker(setup.model, setup.config.model.batch, self._changed, self._hand_on, setup.clock)
         self._journal: Journal | None = None  # the worker's connection
         self._log: str | None = None
+        self._places: dict[str, int] = {}  # UTC, in ns, up to which each stream was listened to before this start
         self.publisher: Publisher | None = None
         self._exits = ExitStack()
         with ExitStack() as exits:
@@ -154,6 +155,7 @@ class Station:
             if journal_path is not None:
                 with closing(Journal(journal_path)) as journal:
                     self._log, last_seq = journal.log, journal.ends()[1]
+                    self._places = journal.places()
                 if endpoint is not None:
                     self.publisher = self._bind(endpoint, journal_path, last_seq or 0, linger_s)
             self._exits = exits.pop_all()
@@ -178,16 +180,26 @@ class Station:
 
     def add_stream(self, name: str, source: Source, ring_s: float, *, wait: bool) -> Stream:
         ring = Ring(round(ring_s * source.sample_rate_hz), wait=wait, changed=self._changed)
-        return Stream(name, source, ring, self._setup.analysis)
+        return Stream(name, source, ring, self._setup.analysis, heard_until_utc_ns=self._places.get(name))
 
-    def analyse(self, streams: Sequence[Stream], effort_every_s: float | None = None) -> None:
+    def analyse(self, streams: Sequence[Stream], chores: Sequence[Chore] = ()) -> None:
         """The worker's share, on the thread that calls; whatever ends it releases the capture threads."""
         self.streams = streams
         try:
-            self._worker.run(streams, effort_every_s)
+            self._worker.run(streams, chores)
+            self.report_effort()
         finally:
             for stream in streams:
                 stream.ring.close()
+
+    def report_effort(self) -> None:
+        """What was listened to, of every stream that has begun."""
+        self._hand_on([stream.effort(self.clock) for stream in self.streams if stream.origin])
+
+    def keep_places(self) -> None:
+        """Where every stream is, for the next start to know since when nobody listened."""
+        assert self._journal is not None, "only a live station keeps its places, and it has a journal"
+        self._journal.keep_places({s.name: utc_ns for s in self.streams if (utc_ns := s.decided_utc_ns) is not None})
 
     @contextmanager
     def journalling(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pam_daemon.clock import Clock, SampleClock, rfc3339
+from pam_daemon.clock import NS_PER_S, Clock, SampleClock, rfc3339
 from pam_daemon.detect import Call, Detector
 from pam_daemon.records import (
     Body,
@@ -30,6 +30,8 @@ from pam_daemon.records import (
 from pam_daemon.ring import FloatArray, Ring, Unheard
 from pam_daemon.sources import Source
 from pam_daemon.windows import Grid, Item, Place, SegmentEnd, Window, Windower
+
+PLACES_EVERY_S = 10.0  # how often a live stream's place is kept, for the next start
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,9 @@ class Stream:
     The worker alone calls `take`, `settle` and `finish`; `status` may be asked from any thread.
     """
 
-    def __init__(self, name: str, source: Source, ring: Ring, analysis: Analysis) -> None:
+    def __init__(
+        self, name: str, source: Source, ring: Ring, analysis: Analysis, *, heard_until_utc_ns: int | None = None
+    ) -> None:
         self.name = name
         self.ring = ring
         self.origin: Origin | None = None  # set before the first write to the ring
@@ -95,6 +99,7 @@ class Stream:
         self._items: deque[Item] = deque()  # from the windower, not yet settled
         self._in_flight_samples = 0  # in windows among them
         self._detectors = self._new_detectors()
+        self._heard_until_utc_ns = heard_until_utc_ns  # by the process before this one
         self._announced = analysis.mode == "replay"  # a file began when its name says
         self._last_place: Place | None = None
         self._lock = threading.Lock()  # samples are on the move from one count to the next
@@ -113,7 +118,7 @@ class Stream:
 
     def settle(self, scores: FloatArray, timing: Timing, clock: Clock) -> list[Record]:
         """Scores (windows, labels) of the windows last taken -> what follows from them."""
-        records: list[Record] = [] if self._announced or self.origin is None else [self._announcement(clock)]
+        records: list[Record] = [] if self._announced or self.origin is None else self._announcement(clock)
         rows = iter(scores)
         left = len(scores)
         with self._lock:
@@ -136,6 +141,13 @@ class Stream:
     def decided_s(self) -> float:
         """Stream time that is behind us, heard or not."""
         return (self._cursor.position - self._windower.pending_samples) / self.sample_rate_hz
+
+    @property
+    def decided_utc_ns(self) -> int | None:
+        """UTC up to which everything is decided; None before the first sample."""
+        if self.origin is None:
+            return None
+        return self.origin.clock.utc_ns(self._cursor.position - self._windower.pending_samples)
 
     @property
     def waiting(self) -> bool:
@@ -274,16 +286,22 @@ class Stream:
         )
         return self._record("gap", unheard.start, body, clock, unheard.reason)
 
-    def _announcement(self, clock: Clock) -> Record:
+    def _announcement(self, clock: Clock) -> list[Record]:
+        """That the stream has begun, and since when nobody had listened."""
         self._announced = True
-        began = self._began().clock.utc(0)
-        body = Event(
-            what="stream_began",
-            severity="info",
-            text=f"listening to {self._source.name}",
-            data={"start_utc": began, "sample_rate_hz": self.sample_rate_hz},
-        )
-        return self._record("event", 0, body, clock, body.what)
+        at = self._began().clock
+        began = at.utc(0)
+        text = f"listening to {self._source.name}"
+        body = Event("stream_began", "info", text, {"start_utc": began, "sample_rate_hz": self.sample_rate_hz})
+        records = [self._record("event", 0, body, clock, body.what)]
+        if self._heard_until_utc_ns is not None and at.start_utc_ns is not None:
+            away_ns = at.start_utc_ns - self._heard_until_utc_ns
+            if away_ns > 0:
+                # Before sample 0, outside the stream's counts.
+                samples = away_ns * self.sample_rate_hz // NS_PER_S
+                away = Unheard(-samples, samples, "gap", "not_running", True, PLACES_EVERY_S)
+                records.append(self._gap(away, clock))
+        return records
 
     def _began(self) -> Origin:
         assert self.origin is not None, "samples came before the origin was set"

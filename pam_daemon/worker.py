@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,18 @@ from pam_daemon.stream import Stream, Timing
 
 _IDLE_S = 0.5  # the longest sleep between two looks at the rings
 _FORGET_AFTER_S = 60.0  # of stream time: the real-time factor is that of the last minute or two
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """What a live station does every so often, on the worker's thread."""
+
+    every_s: float
+    work: Callable[[], None]
+
+    @property
+    def every_ns(self) -> int:
+        return int(self.every_s * NS_PER_S)
 
 
 class Worker:
@@ -46,20 +59,18 @@ class Worker:
         """Seconds of work a second of sound: above 1 the worker falls behind."""
         return round(self._busy_s / self._heard_s, 4) if self._heard_s else None
 
-    def run(self, streams: Sequence[Stream], effort_every_s: float | None = None) -> None:
-        """Until all streams have ended and everything in them is decided; effort is reported at the end, and live
-        every so often.
-        """
-        effort_ns = self._clock.monotonic_ns()
+    def run(self, streams: Sequence[Stream], chores: Sequence[Chore] = ()) -> None:
+        """Until all streams have ended and everything in them is decided; between rounds, the chores that are due."""
+        due_ns = [self._clock.monotonic_ns() + chore.every_ns for chore in chores]
         while not all(stream.settled for stream in streams):
             if not self._round(streams):
                 with self._changed:
                     if not any(stream.waiting for stream in streams):
                         self._changed.wait(_IDLE_S)
-            if effort_every_s and self._clock.monotonic_ns() - effort_ns >= effort_every_s * NS_PER_S:
-                effort_ns += int(effort_every_s * NS_PER_S)
-                self._report_effort(streams)
-        self._report_effort(streams)
+            for number, chore in enumerate(chores):
+                if self._clock.monotonic_ns() >= due_ns[number]:
+                    due_ns[number] += chore.every_ns
+                    chore.work()
 
     def _round(self, streams: Sequence[Stream]) -> bool:
         """Whether there was anything to do."""
@@ -84,9 +95,6 @@ class Worker:
         if not windows:
             return np.zeros((0, 0), np.float32)
         return self._model.scores(np.stack(windows))
-
-    def _report_effort(self, streams: Sequence[Stream]) -> None:
-        self._hand_on([stream.effort(self._clock) for stream in streams if stream.origin])
 
     def _tally(self, busy_ns: int, fresh_s: float) -> None:
         self._busy_s += busy_ns / NS_PER_S
