@@ -24,6 +24,7 @@ from pam_daemon.fill import file_pieces, fill
 from pam_daemon.records import Wire
 from pam_daemon.sources.file import Recording
 from pam_daemon.sources.hydrophone import Hydrophone, Outage
+from pam_daemon.stages import Supervisor
 from pam_daemon.station import Station
 from pam_daemon.stream import PLACES_EVERY_S, Origin, Stream
 from pam_daemon.worker import Chore
@@ -94,7 +95,10 @@ def _replay_one(station: Station, recording: Recording, speed: float | None, pro
         stream.origin = origin
     progress.stream = streams[0]
     pieces = file_pieces(recording, speed, station.crew.stop, station.clock)
-    filler = station.crew.start("capture", partial(fill, pieces, streams, range(len(streams)), station.clock))
+    work = partial(fill, pieces, streams, range(len(streams)), station.clock, station.stages.add("capture"))
+    filler = station.crew.start("capture", work)
+        "capture", partial(fill, pieces, streams, range(len(streams)), station.clock, station.stages.add("capture"))
+    )
     station.analyse(streams)
     filler.join()
     progress.windows += sum(stream.windows for stream in streams)
@@ -120,14 +124,31 @@ def run(station: Station, choices: Sequence[DeviceChoice], ring_s: float, *, req
                 for channel in choice.channels
             ]
             rows = [channel - 1 for channel in choice.channels]
-            fillers.append((f"capture {choice.device}", partial(fill, hydrophone.blocks(), own, rows, station.clock)))
+            stage = f"capture {choice.device}"
+            work = partial(fill, hydrophone.blocks(), own, rows, station.clock, station.stages.add(stage))
+            fillers.append((stage, work))
             streams += own
         for name, work in fillers:
             station.crew.start(name, work)
         worker = station.crew.start("worker", partial(_run_worker, station, streams))
         log.info("listening", streams=[stream.name for stream in streams], provider=station.provider)
-        while worker.is_alive():
-            worker.join(_TICK_S)
+        _supervise(station, worker)
+
+
+def _supervise(station: Station, worker: threading.Thread) -> None:
+    """Until the worker has ended; systemd hears from us while every stage moves."""
+    supervisor = Supervisor()
+    supervisor.tell("READY=1", f"STATUS=listening on {station.provider}")
+    every_ns = int(supervisor.watchdog_s / 2 * NS_PER_S)
+    due_ns, stopping = station.clock.monotonic_ns() + every_ns, False
+    while worker.is_alive():
+        worker.join(_TICK_S)
+        if station.crew.stop.is_set() and not stopping:
+            supervisor.tell("STOPPING=1")
+            stopping = True
+        if every_ns and station.clock.monotonic_ns() >= due_ns and station.stages.all_moved():
+            supervisor.tell("WATCHDOG=1")
+            due_ns = station.clock.monotonic_ns() + every_ns
 
 
 def _open(station: Station, choice: DeviceChoice, ring_s: float, *, required: bool) -> Hydrophone:

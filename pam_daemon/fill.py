@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pam_daemon.clock import NS_PER_S, Clock
 from pam_daemon.sources import Audio, Missing
@@ -13,13 +13,21 @@ from pam_daemon.stream import Origin, Stream
 _BLOCK_S = 0.1  # of sound at a time, where the speed of a replay is bounded
 
 
-def fill(pieces: Iterable[Audio | Missing], streams: Sequence[Stream], rows: Sequence[int], clock: Clock) -> None:
+def fill(
+    pieces: Iterable[Audio | Missing],
+    streams: Sequence[Stream],
+    rows: Sequence[int],
+    clock: Clock,
+    moved: Callable[[], None],
+) -> None:
     """Write a source's pieces to the streams' rings, stream i from row `rows[i]`; close them at the end, come what may.
 
-    A stream without an origin gets one from the clocks: the UTC at which its first sample was captured.
+    `moved` is called at every piece. A stream without an origin gets one from the clocks: the UTC at which its first
+    sample was captured.
     """
     try:
         for piece in pieces:
+            moved()
             for stream, row in zip(streams, rows, strict=True):
                 if stream.origin is None:
                     stream.origin = Origin.live(stream.sample_rate_hz, _start_utc_ns(piece, stream, clock))

@@ -45,6 +45,7 @@ class Publisher:
         status: makes the heartbeat, from the recovery port and the journal's last `seq`.
         every_s: the heartbeat's period.
         linger_s: how long recovery is answered after the end.
+        moved: called at every turn, at least once a second.
 
     Raises:
         EndpointError: an endpoint that cannot be bound.
@@ -61,6 +62,7 @@ class Publisher:
         every_s: float,
         linger_s: float,
         clock: Clock,
+        moved: Callable[[], None],
     ) -> None:
         self.subscribed = threading.Event()  # somebody is there
         self._journal_path = journal_path
@@ -70,6 +72,7 @@ class Publisher:
         self._every_ns = int(every_s * NS_PER_S)
         self._linger_ns = int(linger_s * NS_PER_S)
         self._clock = clock
+        self._moved = moved
         self._context = zmq.Context()
         try:
             # XPUB is PUB to its subscribers, and tells us when one comes.
@@ -110,11 +113,12 @@ class Publisher:
             poller.register(waker, zmq.POLLIN)
         beat_ns = self._clock.monotonic_ns()
         while not stop.is_set() and (until_ns is None or self._clock.monotonic_ns() < until_ns):
+            self._moved()
             now_ns = self._clock.monotonic_ns()
             if now_ns >= beat_ns:
                 self._send_status(journal)
                 beat_ns = now_ns + self._every_ns
-            due_ns = min(beat_ns, until_ns or beat_ns)
+            due_ns = min(beat_ns, until_ns or beat_ns, now_ns + NS_PER_S)
             ready = dict(poller.poll(max(due_ns - now_ns, 0) // 1_000_000 + 1))
             self._bell.clear()
             self._send_records(journal)

@@ -23,6 +23,7 @@ from pam_daemon.publish import Publisher
 from pam_daemon.records import STATION_WIDE, Mode, Position, Record, Status, ThresholdSource, Wire
 from pam_daemon.ring import Ring
 from pam_daemon.sources import Source
+from pam_daemon.stages import Stages
 from pam_daemon.stream import Analysis, Stream
 from pam_daemon.worker import Chore, Worker
 
@@ -141,7 +142,15 @@ class Station:
         self._started_utc = rfc3339(setup.clock.utc_ns())
         self._changed = threading.Condition()
         self._silent = threading.Event()  # the worker is done: the publisher may end
-        self._worker = Worker(setup.model, setup.config.model.batch, self._changed, self._hand_on, setup.clock)
+        self.stages = Stages()
+        self._worker = Worker(
+            setup.model,
+            setup.config.model.batch,
+            self._changed,
+            self._hand_on,
+            setup.clock,
+            self.stages.add("worker"),
+        )
         self._journal: Journal | None = None  # the worker's connection
         self._log: str | None = None
         self._places: dict[str, int] = {}  # UTC, in ns, up to which each stream was listened to before this start
@@ -225,6 +234,7 @@ class Station:
             every_s=self._setup.config.publish.every_s,
             linger_s=linger_s,
             clock=self._setup.clock,
+            moved=self.stages.add("publisher"),
         )
 
     def _status(self, recovery: int | None, last_seq: int | None) -> Record:

@@ -36,6 +36,7 @@ class Worker:
     Args:
         changed: notified when one of their rings is written to or closed.
         hand_on: takes the records of one round, in order; journal first, then whoever listens.
+        moved: called once a round.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Worker:
         changed: threading.Condition,
         hand_on: Callable[[Sequence[Record]], None],
         clock: Clock,
+        moved: Callable[[], None],
     ) -> None:
         self._model = model
         self._batch = batch
         self._changed = changed
         self._hand_on = hand_on
         self._clock = clock
+        self._moved = moved
         self._busy_s = 0.0
         self._heard_s = 0.0  # stream time analysed, of the stream that had most
 
@@ -63,6 +66,7 @@ class Worker:
         """Until all streams have ended and everything in them is decided; between rounds, the chores that are due."""
         due_ns = [self._clock.monotonic_ns() + chore.every_ns for chore in chores]
         while not all(stream.settled for stream in streams):
+            self._moved()
             if not self._round(streams):
                 with self._changed:
                     if not any(stream.waiting for stream in streams):
