@@ -97,8 +97,6 @@ def _replay_one(station: Station, recording: Recording, speed: float | None, pro
     pieces = file_pieces(recording, speed, station.crew.stop, station.clock)
     work = partial(fill, pieces, streams, range(len(streams)), station.clock, station.stages.add("capture"))
     filler = station.crew.start("capture", work)
-        "capture", partial(fill, pieces, streams, range(len(streams)), station.clock, station.stages.add("capture"))
-    )
     station.analyse(streams)
     filler.join()
     progress.windows += sum(stream.windows for stream in streams)
