@@ -170,6 +170,22 @@ def model(file: Path | None, provider: Provider) -> None:
 
 
 @cli.command()
+@click.option("--station", default="pamd", show_default=True, help="Which, where several run on this machine.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+def status(station: str, as_json: bool) -> None:
+    """Ask a running daemon how it is."""
+    from pam_daemon.control import ask, socket_path
+    from pam_daemon.tools.console import print_json, state_lines
+
+    answer = ask(socket_path(station))
+    if as_json:
+        print_json(answer)
+    else:
+        for line in state_lines(answer):
+            click.echo(line)
+
+
+@cli.command()
 @click.argument("endpoint", default=DEFAULT_ENDPOINT)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, as where stdout is a pipe.")
 def listen(endpoint: str, as_json: bool) -> None:

@@ -59,3 +59,8 @@ def utc_ns_of(instant: datetime) -> int:
     """Nanoseconds since 1970 of an instant with a time zone, without rounding through a float."""
     delta = instant - datetime(1970, 1, 1, tzinfo=UTC)
     return (delta.days * 86_400 + delta.seconds) * NS_PER_S + delta.microseconds * 1000
+
+
+def parse_rfc3339(text: str) -> int:
+    """The inverse of `rfc3339`, in nanoseconds since 1970."""
+    return utc_ns_of(datetime.fromisoformat(text))

@@ -19,6 +19,7 @@ import structlog
 from pam_daemon.clock import NS_PER_S, SampleClock, utc_ns_of
 from pam_daemon.config import Config
 from pam_daemon.config import Device as DeviceChoice
+from pam_daemon.control import Control, socket_path
 from pam_daemon.errors import JournalError
 from pam_daemon.fill import file_pieces, fill
 from pam_daemon.records import Wire
@@ -112,6 +113,7 @@ def run(station: Station, choices: Sequence[DeviceChoice], ring_s: float, *, req
         SourceError: a required device that is not there or cannot be opened.
     """
     with _signals(station.crew.stop):
+        control = Control(socket_path(station.name), station.state)
         fillers: list[tuple[str, Callable[[], None]]] = []
         streams: list[Stream] = []
         for choice in choices:
@@ -123,12 +125,15 @@ def run(station: Station, choices: Sequence[DeviceChoice], ring_s: float, *, req
             ]
             rows = [channel - 1 for channel in choice.channels]
             stage = f"capture {choice.device}"
-            work = partial(fill, hydrophone.blocks(), own, rows, station.clock, station.stages.add(stage))
+            work: Callable[[], None] = partial(
+                fill, hydrophone.blocks(), own, rows, station.clock, station.stages.add(stage)
+            )
             fillers.append((stage, work))
             streams += own
         for name, work in fillers:
             station.crew.start(name, work)
         worker = station.crew.start("worker", partial(_run_worker, station, streams))
+        station.crew.start("control", partial(control.run, station.crew.stop))
         log.info("listening", streams=[stream.name for stream in streams], provider=station.provider)
         _supervise(station, worker)
 

@@ -29,6 +29,7 @@ create table record (
   prev_seq integer,
   wire blob not null
 );
+create index record_kind on record (kind, seq);
 create table topic (name text primary key, last_seq integer not null) without rowid;
 create table place (stream text primary key, utc_ns integer not null) without rowid;
 """
@@ -106,6 +107,13 @@ class Journal:
         with self._errors():
             rows = self._db.execute(query, [*values, limit]).fetchall()
         return [self._numbered(*row) for row in rows]
+
+    def latest(self, kind: str) -> Iterator[Wire]:
+        """The records of a kind, the newest first."""
+        query = "select seq, prev_seq, wire from record where kind = ? order by seq desc"
+        with self._errors():
+            for row in self._db.execute(query, (kind,)):
+                yield self._numbered(*row)
 
     def ends(self) -> tuple[int | None, int | None]:
         """The oldest and the last `seq`; None in an empty journal."""

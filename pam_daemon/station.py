@@ -16,6 +16,7 @@ import structlog
 
 from pam_daemon.clock import Clock, rfc3339
 from pam_daemon.config import Config
+from pam_daemon.control import state
 from pam_daemon.errors import ConfigError
 from pam_daemon.journal import Bell, Journal
 from pam_daemon.model import Model, shipped_model
@@ -136,6 +137,7 @@ class Station:
         self.crew = Crew()
         self.clock = setup.clock
         self.provider = setup.model.provider
+        self.name = setup.analysis.station
         self.streams: Sequence[Stream] = ()
         self._setup = setup
         self._on_record = on_record
@@ -236,6 +238,14 @@ class Station:
             clock=self._setup.clock,
             moved=self.stages.add("publisher"),
         )
+
+    def state(self) -> Wire:
+        """What `pamd status` prints, of a live station; on any thread."""
+        assert self._journal_path is not None, "a live station has a journal"
+        with closing(Journal(self._journal_path)) as journal:
+            port = self.publisher.recovery_port if self.publisher else None
+            status = self._status(port, journal.ends()[1]).wire()
+            return state(status, journal, self.clock.utc_ns())
 
     def _status(self, recovery: int | None, last_seq: int | None) -> Record:
         factor = self._worker.real_time_factor

@@ -110,6 +110,20 @@ def card_lines(model: Model) -> Iterator[str]:
     )
 
 
+def state_lines(state: Wire) -> Iterator[str]:
+    """A running daemon's state, a line a matter."""
+    status, last = state["status"], state["last_detection"]
+    yield f"{status['station']}: pamd {status['version']}, listening since {status['started_utc'][:19]}Z"
+    yield f"model {status['model']['name']} on {status['provider']}"
+    for name, stream in status["streams"].items():
+        level = "digital silence" if stream["level_dbfs"] is None else f"{stream['level_dbfs']:.1f} dBFS"
+        yield f"{name}: {stream['source']}, {stream['sample_rate_hz']} Hz, lag {stream['lag_s']:.1f} s, {level}"
+    missed = ", ".join(f"{reason} {seconds:g} s" for reason, seconds in state["missed_today_s"].items())
+    yield f"coverage today {state['coverage_today']:.2%}; missed: {missed or 'nothing'}"
+    yield "last detection: " + (readable(last) if last else "none")
+    yield f"disk: {state['disk_free_bytes'] / 1e9:.1f} GB free"
+
+
 def print_records(subscriber: Subscriber, *, as_json: bool) -> None:
     """Records as they come; a heartbeat that stops is said on stderr."""
     every_s, heard_s, deaf = None, time.monotonic(), False
