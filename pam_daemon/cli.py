@@ -65,7 +65,14 @@ def _load(
 @click.option("--start", help="UTC of the first sample, 2009-03-29T17:15:00Z, instead of the file name's.")
 @click.option("--speed", default="max", show_default=True, help="max, realtime, or a factor.")
 @click.option("--raven", type=PATH, help="Write a Raven selection table of the detections.")
-@click.option("--linger", "linger_s", type=float, default=5.0, show_default=True, help="Seconds to answer recovery.")
+@click.option(
+    "--linger",
+    "linger_s",
+    type=click.FloatRange(0, 86_400),
+    default=5.0,
+    show_default=True,
+    help="Seconds to answer recovery.",
+)
 def replay(
     files: tuple[str, ...],
     config_path: Path | None,
@@ -230,9 +237,12 @@ def _speed(text: str) -> float | None:
 
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--channels {text}: numbers from 1 with commas between are expected") from error
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1 or len(set(numbers)) < len(numbers):
+        raise ConfigError(f"--channels {text}: numbers from 1 with commas between, each once, are expected")
+    return numbers
 
 
 def _set_up_logging() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -61,8 +62,8 @@ def set_up(
         )
     candidates: list[tuple[float | None, ThresholdSource]] = [(threshold, "command"), (choice.threshold, "site")]
     chosen, source = next(((v, s) for v, s in candidates if v is not None), (card.threshold, "model"))
-    hop_s = hop_s or choice.hop_s or card.hop_samples / card.sample_rate_hz
-    hop_samples = round(hop_s * card.sample_rate_hz)
+    hop_s = next((v for v in (hop_s, choice.hop_s) if v is not None), card.hop_samples / card.sample_rate_hz)
+    hop_samples = round(hop_s * card.sample_rate_hz) if math.isfinite(hop_s) else 0
     if not 1 <= hop_samples <= card.window_samples:
         window_s = card.window_samples / card.sample_rate_hz
         raise ConfigError(f"hop {hop_s:g} s: more than nothing and at most a window ({window_s:g} s) is needed")
