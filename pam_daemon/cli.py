@@ -101,12 +101,13 @@ def replay(
     )
     if raven is not None:
         console.check_writable(raven)
-    for recording in found:
-        console.say_start(recording)
-    with console.ReplayView() as view:
-        endpoint = config.publish.endpoint if endpoint is not None else None
-        with Station(setup, journal, endpoint, view.show, linger_s) as house:
-            done = replay_recordings(house, found, speed=_speed(speed), on_tick=view.tick, on_recording=view.begin)
+    pace, view = _speed(speed), console.ReplayView()
+    endpoint = config.publish.endpoint if endpoint is not None else None
+    with Station(setup, journal, endpoint, view.show, linger_s) as house:
+        for recording in found:
+            console.say_start(recording)
+        with view:
+            done = replay_recordings(house, found, speed=pace, on_tick=view.tick, on_recording=view.begin)
     view.finish(done)
     if raven is not None:
         console.write_selections(raven, view, found)
@@ -134,7 +135,7 @@ def run(
     journal: Path | None,
 ) -> None:
     """Listen to hydrophones until SIGTERM or SIGINT."""
-    from pam_daemon.daemon import journal_path, log_record
+    from pam_daemon.daemon import find_devices, journal_path, log_record
     from pam_daemon.daemon import run as run_devices
     from pam_daemon.station import Station, set_up
 
@@ -143,10 +144,11 @@ def run(
     choices = choices or list(config.devices)
     if not choices:
         raise ConfigError("no device: give --device, or devices in the configuration; `pamd devices` lists them")
+    found = find_devices(choices)
     setup = set_up(config, "live", SystemClock(), threshold=threshold, hop_s=hop_s)
     path = journal_path(config, journal)
     with Station(setup, path, config.publish.endpoint, log_record, linger_s=0.0) as house:
-        run_devices(house, choices, config.capture.ring_s)
+        run_devices(house, found, config.capture.ring_s)
 
 
 @cli.command()

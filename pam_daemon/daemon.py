@@ -22,7 +22,7 @@ from pam_daemon.config import Device as DeviceChoice
 from pam_daemon.errors import JournalError
 from pam_daemon.fill import file_pieces, fill
 from pam_daemon.records import Wire
-from pam_daemon.sources.device import Device, find_device
+from pam_daemon.sources.device import Device, DeviceInfo, find_device
 from pam_daemon.sources.file import Recording
 from pam_daemon.station import Station
 from pam_daemon.stream import Origin, Stream
@@ -99,13 +99,24 @@ def _replay_one(station: Station, recording: Recording, speed: float | None, pro
     progress.done_s, progress.stream = progress.heard_s, None
 
 
-def run(station: Station, choices: Sequence[DeviceChoice], ring_s: float) -> None:
+Found = tuple[DeviceChoice, DeviceInfo]
+
+
+def find_devices(choices: Sequence[DeviceChoice]) -> list[Found]:
+    """Better before a station starts than after.
+
+    Raises:
+        SourceError: a device that is not there, or a name that several have.
+    """
+    return [(choice, find_device(choice.device)) for choice in choices]
+
+
+def run(station: Station, devices: Sequence[Found], ring_s: float) -> None:
     """Listen to devices until SIGTERM or SIGINT; what was captured until then is analysed.
 
     Raises:
-        SourceError: a device that is not there, cannot be opened, or fails.
+        SourceError: a device that cannot be opened, or fails.
     """
-    devices = [(choice, find_device(choice.device)) for choice in choices]
     with ExitStack() as opened, _signals(station.crew.stop):
         fillers: list[tuple[str, Callable[[], None]]] = []
         streams: list[Stream] = []

@@ -143,6 +143,7 @@ def _has_nvidia_device() -> bool:
 
 
 def _session(path: Path, data: bytes, provider: Literal["cuda", "cpu"], threads: int) -> Any:
+    onnxruntime.set_default_logger_severity(_SILENT)  # a provider that cannot be loaded complains there
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _SILENT
