@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -65,7 +66,14 @@ def _load(
 @click.option("--start", help="UTC of the first sample, 2009-03-29T17:15:00Z, instead of the file name's.")
 @click.option("--speed", default="max", show_default=True, help="max, realtime, or a factor.")
 @click.option("--raven", type=PATH, help="Write a Raven selection table of the detections.")
-@click.option("--linger", "linger_s", type=float, default=5.0, show_default=True, help="Seconds to answer recovery.")
+@click.option(
+    "--linger",
+    "linger_s",
+    type=click.FloatRange(0, 86_400),
+    default=5.0,
+    show_default=True,
+    help="Seconds to answer recovery.",
+)
 def replay(
     files: tuple[str, ...],
     config_path: Path | None,
@@ -94,12 +102,13 @@ def replay(
     )
     if raven is not None:
         console.check_writable(raven)
-    for recording in found:
-        console.say_start(recording)
-    with console.ReplayView() as view:
-        endpoint = config.publish.endpoint if endpoint is not None else None
-        with Station(setup, journal, endpoint, view.show, linger_s) as house:
-            done = replay_recordings(house, found, speed=_speed(speed), on_tick=view.tick, on_recording=view.begin)
+    pace, view = _speed(speed), console.ReplayView()
+    endpoint = config.publish.endpoint if endpoint is not None else None
+    with Station(setup, journal, endpoint, view.show, linger_s) as house:
+        for recording in found:
+            console.say_start(recording)
+        with view:
+            done = replay_recordings(house, found, speed=pace, on_tick=view.tick, on_recording=view.begin)
     view.finish(done)
     if raven is not None:
         console.write_selections(raven, view, found)
@@ -127,7 +136,7 @@ def run(
     journal: Path | None,
 ) -> None:
     """Listen to hydrophones until SIGTERM or SIGINT."""
-    from pam_daemon.daemon import journal_path, log_record
+    from pam_daemon.daemon import hydrophones, journal_path, log_record
     from pam_daemon.daemon import run as run_devices
     from pam_daemon.station import Station, set_up
 
@@ -136,10 +145,12 @@ def run(
     choices = choices or list(config.devices)
     if not choices:
         raise ConfigError("no device: give --device, or devices in the configuration; `pamd devices` lists them")
-    setup = set_up(config, "live", SystemClock(), threshold=threshold, hop_s=hop_s)
-    path = journal_path(config, journal)
-    with Station(setup, path, config.publish.endpoint, log_record, linger_s=0.0) as house:
-        run_devices(house, choices, config.capture.ring_s, required=bool(devices))
+    clock, stop, ring_s = SystemClock(), threading.Event(), config.capture.ring_s
+    with hydrophones(choices, stop, clock, ring_s, required=bool(devices)) as found:
+        setup = set_up(config, "live", clock, threshold=threshold, hop_s=hop_s)
+        path = journal_path(config, journal)
+        with Station(setup, path, config.publish.endpoint, log_record, linger_s=0.0, stop=stop) as house:
+            run_devices(house, found, ring_s)
 
 
 @cli.command()
@@ -246,9 +257,12 @@ def _speed(text: str) -> float | None:
 
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--channels {text}: numbers from 1 with commas between are expected") from error
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1 or len(set(numbers)) < len(numbers):
+        raise ConfigError(f"--channels {text}: numbers from 1 with commas between, each once, are expected")
+    return numbers
 
 
 def _set_up_logging() -> None:

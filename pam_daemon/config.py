@@ -21,17 +21,18 @@ DEFAULT_ENDPOINT = "tcp://127.0.0.1:5556"
 
 Provider = Literal["auto", "cuda", "cpu"]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
-Degrees = Annotated[float, Meta(ge=-180, le=180)]
+Latitude = Annotated[float, Meta(ge=-90, le=90)]
+Longitude = Annotated[float, Meta(ge=-180, le=180)]
 
 
 class Station(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who speaks."""
 
     name: Annotated[Name, Meta(description="letters, digits, _ and -, at most 32; part of every topic and id")] = "pamd"
-    latitude_deg: Annotated[Degrees | None, Meta(description="north is positive; goes into every detection")] = None
-    longitude_deg: Annotated[Degrees | None, Meta(description="east is positive")] = None
+    latitude_deg: Annotated[Latitude | None, Meta(description="north is positive; goes into every detection")] = None
+    longitude_deg: Annotated[Longitude | None, Meta(description="east is positive")] = None
 
 
 class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,7 +73,9 @@ class Detect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """From the device to the ring."""
 
-    ring_s: Annotated[Annotated[float, Meta(ge=5)], Meta(description="audio kept for a worker that is late")] = 60.0
+    ring_s: Annotated[
+        Annotated[float, Meta(ge=5, le=3600)], Meta(description="audio kept for a worker that is late")
+    ] = 60.0
 
 
 class JournalPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,7 +117,7 @@ def load_config(path: Path | None, settings: Sequence[str] = ()) -> Config:
     for setting in settings:
         _apply(values, setting)
     try:
-        config = msgspec.convert(values, Config)
+        config = msgspec.convert(_text_keys(values), Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{place}: {_explain(str(error), values)}; `pamd config` prints every key") from error
     _check(config, place)
@@ -146,6 +149,13 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: sections with keys are expected; `pamd config` prints an example")
     return values
+
+
+def _text_keys(value: Any) -> Any:
+    """YAML's keys may be numbers and truths (`on:`); ours are text, so that a wrong one can be named."""
+    if isinstance(value, dict):
+        return {str(key): _text_keys(inner) for key, inner in value.items()}
+    return [_text_keys(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:

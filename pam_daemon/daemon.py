@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from types import FrameType
 import platformdirs
 import structlog
 
-from pam_daemon.clock import NS_PER_S, SampleClock, utc_ns_of
+from pam_daemon.clock import NS_PER_S, Clock, SampleClock, utc_ns_of
 from pam_daemon.config import Config
 from pam_daemon.config import Device as DeviceChoice
 from pam_daemon.control import Control, socket_path
@@ -104,21 +104,36 @@ def _replay_one(station: Station, recording: Recording, speed: float | None, pro
     progress.done_s, progress.stream = progress.heard_s, None
 
 
-def run(station: Station, choices: Sequence[DeviceChoice], ring_s: float, *, required: bool) -> None:
-    """Listen to devices until SIGTERM or SIGINT; what was captured until then is analysed.
+Heard = tuple[DeviceChoice, Hydrophone]
 
-    A device that is lost is opened again, as often as it takes; `required` devices have to be there at the start.
+
+@contextmanager
+def hydrophones(
+    choices: Sequence[DeviceChoice], stop: threading.Event, clock: Clock, keep_s: float, *, required: bool
+) -> Iterator[list[Heard]]:
+    """Devices opened, and let go at the end; what they capture until they are listened to is kept.
 
     Raises:
-        SourceError: a required device that is not there or cannot be opened.
+        SourceError: a `required` device that is not there or cannot be opened; others are waited for.
+    """
+    with ExitStack() as opened:
+        yield [(choice, opened.enter_context(_open(choice, stop, clock, keep_s, required))) for choice in choices]
+
+
+def run(station: Station, devices: Sequence[Heard], ring_s: float) -> None:
+    """Listen to devices until SIGTERM or SIGINT; what was captured until then is analysed.
+
+    A device that is lost is opened again, as often as it takes.
+
+    Raises:
+        EndpointError: a daemon of this station runs already.
     """
     with _signals(station.crew.stop):
         control = Control(socket_path(station.name), station.state)
         fillers: list[tuple[str, Callable[[], None]]] = []
         streams: list[Stream] = []
-        for choice in choices:
-            hydrophone = _open(station, choice, ring_s, required=required)
-            prefix = f"{_device_name(choice)}-" if len(choices) > 1 else ""
+        for choice, hydrophone in devices:
+            prefix = f"{_device_name(choice)}-" if len(devices) > 1 else ""
             own = [
                 station.add_stream(f"{prefix}ch{channel}", hydrophone, ring_s, wait=False)
                 for channel in choice.channels
@@ -154,14 +169,9 @@ def _supervise(station: Station, worker: threading.Thread) -> None:
             due_ns = station.clock.monotonic_ns() + every_ns
 
 
-def _open(station: Station, choice: DeviceChoice, ring_s: float, *, required: bool) -> Hydrophone:
+def _open(choice: DeviceChoice, stop: threading.Event, clock: Clock, keep_s: float, required: bool) -> Hydrophone:
     hydrophone = Hydrophone(
-        choice.device,
-        station.crew.stop,
-        station.clock,
-        channels=max(choice.channels),
-        keep_s=ring_s,
-        sample_rate_hz=choice.sample_rate_hz or 0,
+        choice.device, stop, clock, max(choice.channels), keep_s, sample_rate_hz=choice.sample_rate_hz or 0
     )
     try:
         hydrophone.open()

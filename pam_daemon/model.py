@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime
 
-from pam_daemon.card import GOLDEN_TOLERANCE, Card, read_card
+from pam_daemon.card import GOLDEN_COUNT, GOLDEN_TOLERANCE, Card, read_card
 from pam_daemon.config import Provider
 from pam_daemon.errors import ModelError
 from pam_daemon.records import ModelName
@@ -49,8 +50,14 @@ class Model:
         self.golden_difference = self._check_golden()
 
     def scores(self, windows: FloatArray) -> FloatArray:
-        """Windows (batch, window_samples) at the model's rate -> scores (batch, labels), 0..1."""
+        """Windows (batch, window_samples) at the model's rate -> scores (batch, labels), 0..1.
+
+        Raises:
+            ModelError: a score that is no number: to go on would be to be deaf and not to say so.
+        """
         result: FloatArray = self._session.run(None, {self._input: windows})[0]
+        if not np.isfinite(result).all():
+            raise ModelError(f"{self.path}: gave a score that is no number on {self.provider}; use another model")
         return result
 
     def _check_shape(self) -> None:
@@ -64,11 +71,22 @@ class Model:
     def _check_golden(self) -> float:
         """The largest difference from the golden scores."""
         card = self.card
-        windows, expected = card.golden.unpack(card.window_samples)
-        actual = self.scores(windows)
+        windows, expected = self._golden()
+        try:
+            actual = self.scores(windows)
+        except ModelError:
+            raise
+        except Exception as error:  # onnxruntime's have no base of their own
+            what = str(error).strip().splitlines()[0][:200]
+            raise ModelError(f"{self.path}: the graph takes no batch of windows: {what}; export it again") from error
+        if actual.shape != expected.shape:
+            raise ModelError(
+                f"{self.path}: the graph gives scores {actual.shape}, its card says {expected.shape} "
+                f"(windows, labels); export the model again"
+            )
         difference = np.abs(actual - expected)
         crossed = (actual >= card.threshold) != (expected >= card.threshold)
-        bad = (difference > GOLDEN_TOLERANCE[card.precision]) | crossed
+        bad = ~(difference <= GOLDEN_TOLERANCE[card.precision]) | crossed
         if bad.any():
             window, label = np.argwhere(bad)[0]
             raise ModelError(
@@ -77,6 +95,22 @@ class Model:
                 f"(tolerance {GOLDEN_TOLERANCE[card.precision]:g}); use another copy of the file or provider: cpu"
             )
         return float(difference.max())
+
+    def _golden(self) -> tuple[FloatArray, FloatArray]:
+        """The card's windows (count, window_samples) and their scores (count, labels)."""
+        card = self.card
+        try:
+            windows, scores = card.golden.unpack(card.window_samples)
+        except (ValueError, zlib.error) as error:
+            raise ModelError(
+                f"{self.path}: the card's golden windows are damaged: {error}; use another copy of the file"
+            ) from error
+        if scores.shape != (GOLDEN_COUNT, len(card.labels)) or len(windows) != GOLDEN_COUNT:
+            raise ModelError(
+                f"{self.path}: the card has {len(windows)} golden windows with scores {scores.shape}, wanted are "
+                f"{GOLDEN_COUNT} with a score for each of {card.labels}; export the model again"
+            )
+        return windows, scores
 
 
 def _read(path: Path) -> bytes:
@@ -109,6 +143,7 @@ def _has_nvidia_device() -> bool:
 
 
 def _session(path: Path, data: bytes, provider: Literal["cuda", "cpu"], threads: int) -> Any:
+    onnxruntime.set_default_logger_severity(_SILENT)  # a provider that cannot be loaded complains there
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _SILENT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -64,8 +65,8 @@ def set_up(
         )
     candidates: list[tuple[float | None, ThresholdSource]] = [(threshold, "command"), (choice.threshold, "site")]
     chosen, source = next(((v, s) for v, s in candidates if v is not None), (card.threshold, "model"))
-    hop_s = hop_s or choice.hop_s or card.hop_samples / card.sample_rate_hz
-    hop_samples = round(hop_s * card.sample_rate_hz)
+    hop_s = next((v for v in (hop_s, choice.hop_s) if v is not None), card.hop_samples / card.sample_rate_hz)
+    hop_samples = round(hop_s * card.sample_rate_hz) if math.isfinite(hop_s) else 0
     if not 1 <= hop_samples <= card.window_samples:
         window_s = card.window_samples / card.sample_rate_hz
         raise ConfigError(f"hop {hop_s:g} s: more than nothing and at most a window ({window_s:g} s) is needed")
@@ -92,8 +93,8 @@ def set_up(
 class Crew:
     """The threads of a station: the first failure stops them all, and is raised where they are joined."""
 
-    def __init__(self) -> None:
-        self.stop = threading.Event()  # sources end; what they gave is still analysed
+    def __init__(self, stop: threading.Event) -> None:
+        self.stop = stop  # sources end; what they gave is still analysed
         self._failure: BaseException | None = None
         self._threads: list[threading.Thread] = []
 
@@ -126,15 +127,22 @@ class Station:
         endpoint: None publishes nothing.
         on_record: called on the worker's thread with each record, after its commit.
         linger_s: how long recovery is answered after the end.
+        stop: ends the sources; the station's own where they need none before it.
 
     Raises:
         JournalError, EndpointError: a path or an endpoint that cannot be used, before anything is heard.
     """
 
     def __init__(
-        self, setup: Setup, journal_path: Path | None, endpoint: str | None, on_record: OnRecord, linger_s: float
+        self,
+        setup: Setup,
+        journal_path: Path | None,
+        endpoint: str | None,
+        on_record: OnRecord,
+        linger_s: float,
+        stop: threading.Event | None = None,
     ) -> None:
-        self.crew = Crew()
+        self.crew = Crew(stop or threading.Event())
         self.clock = setup.clock
         self.provider = setup.model.provider
         self.name = setup.analysis.station

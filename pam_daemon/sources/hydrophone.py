@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import structlog
@@ -66,6 +67,14 @@ class Hydrophone:
         """
         self._child = _Child(self)
         self.sample_rate_hz = self._child.sample_rate_hz
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the device go, if nobody listens to it any more."""
+        if self._child is not None:
+            self._child.end()
 
     def blocks(self) -> Iterator[Audio | Missing]:
         """What is captured and what is not, until `stop` is set and what the device had until then is given out."""

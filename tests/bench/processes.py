@@ -24,17 +24,16 @@ print(json.dumps([code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss *
 
 def measure_memory(bench: Bench) -> None:
     card = bench.model.card
-    window_s = card.window_samples / card.sample_rate_hz
     samples, _ = sea(card.sample_rate_hz, SHORT_MINUTES, 30, card.sample_rate_hz)
     short = write_sound(bench.directory / "short.aiff", samples, card.sample_rate_hz)
     repeat = max(1, round(bench.hours * 60 / SHORT_MINUTES))
     long = write_sound(bench.directory / "long.aiff", samples, card.sample_rate_hz, repeat)
-    print("  peak resident memory of `pamd replay FILE`, a fresh process each; the long sea is the short one")
-    print(f"  {repeat} times over; hop {window_s:g} s (no overlap), so that it takes minutes and not an hour")
+    print(f"  peak resident memory of `pamd replay FILE`, a fresh process each, at a {bench.hop_s:g} s hop;")
+    print(f"  the long sea is the short one {repeat} times over")
     peaks: list[float] = []
     for name, path in ((f"{SHORT_MINUTES} min", short), (f"{repeat * SHORT_MINUTES / 60:g} h", long)):
         begin_s = time.perf_counter()
-        command = (*PAMD, "replay", str(path), "--model", str(bench.model.path), "--hop", str(window_s))
+        command = (*PAMD, "replay", str(path), "--model", str(bench.model.path))
         peaks.append(_peak_bytes(command) / 1e6)
         print(f"  {name}: {peaks[-1]:.0f} MB, in {time.perf_counter() - begin_s:.0f} s")
     print(f"  long / short: {peaks[1] / peaks[0]:.3f}")
