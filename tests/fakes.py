@@ -46,6 +46,7 @@ class FakeSource:
     sample_rate_hz: int = TOY_RATE_HZ
     channels: int = 1
     name: str = "made up"
+    state: str = "made up"
 
     def blocks(self) -> Iterator[Audio | Missing]:
         yield from self.pieces

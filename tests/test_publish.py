@@ -58,6 +58,7 @@ class House:
             every_s=0.02,
             linger_s=linger_s,
             clock=self.clock,
+            moved=lambda: None,
         )
         self.failures: list[BaseException] = []
         self._stop = threading.Event()
@@ -322,6 +323,7 @@ def publisher(endpoint: str, tmp_path: Path, bell: Bell) -> Publisher:
         every_s=10.0,
         linger_s=0.0,
         clock=FakeClock(),
+        moved=lambda: None,
     )
 
 

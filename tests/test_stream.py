@@ -125,7 +125,7 @@ def test_elapsed_is_analysed_and_gap_and_skipped_and_pending_at_every_moment(
     benches = []
     for number, rate_hz in enumerate(rates_hz):
         ring = Ring(round(ring_s * rate_hz))
-        stream = Stream(f"ch{number + 1}", "made up", ring, rate_hz, analysis(hop))
+        stream = Stream(f"ch{number + 1}", FakeSource((), rate_hz), ring, analysis(hop))
         stream.origin = file_origin(rate_hz)
         benches.append(Bench(stream, np.random.default_rng(number)))
     for which, what, seconds, limit in steps:
@@ -205,7 +205,7 @@ def analyse(
     """The records of two channels, by stream, through a worker with a real capture thread."""
     changed = threading.Condition()
     streams = [
-        Stream(name, "made up", Ring(round(ring_s * rate_hz), wait=True, changed=changed), rate_hz, analysis(hop))
+        Stream(name, FakeSource((), rate_hz), Ring(round(ring_s * rate_hz), wait=True, changed=changed), analysis(hop))
         for name in ("ch1", "ch2")
     ]
     for stream in streams:
@@ -213,14 +213,15 @@ def analyse(
     records: list[Record] = []
     clock = FakeClock()
     source = FakeSource(pieces, rate_hz, channels=2)
-    capture = threading.Thread(target=fill, args=(source.blocks(), streams, range(2), clock))
+    capture = threading.Thread(target=fill, args=(source.blocks(), streams, range(2), clock, lambda: None))
     capture.start()
     try:
-        Worker(model, batch, changed, records.extend, clock).run(streams)
+        Worker(model, batch, changed, records.extend, clock, lambda: None).run(streams)
     finally:
         for stream in streams:
             stream.ring.close()
         capture.join()
+    records += [stream.effort(clock) for stream in streams]
     wires = [record.wire() for record in records]
     return {stream.name: [wire for wire in wires if wire["stream"] == stream.name] for stream in streams}
 
@@ -273,7 +274,7 @@ def test_the_script_is_worth_comparing(expected: dict[int, dict[str, list[Wire]]
 
 
 def run_one(samples: FloatArray, rate_hz: int, *, hop: int = 1000, mode: Mode = "replay") -> list[Record]:
-    stream = Stream("ch1", "made up", Ring(len(samples)), rate_hz, analysis(hop, mode))
+    stream = Stream("ch1", FakeSource((), rate_hz), Ring(len(samples)), analysis(hop, mode))
     stream.origin = file_origin(rate_hz) if mode == "replay" else Origin.live(rate_hz, BEGAN_UTC_NS)
     bench = Bench(stream, np.random.default_rng(0))
     stream.ring.write(samples)
@@ -335,7 +336,7 @@ def test_a_live_stream_says_when_it_began_and_its_ids_carry_that() -> None:
 
 
 def test_without_a_start_every_utc_is_null_but_the_time_of_making() -> None:
-    stream = Stream("ch1", "made up", Ring(40_000), 2000, analysis())
+    stream = Stream("ch1", FakeSource((), 2000), Ring(40_000), analysis())
     stream.origin = Origin(SampleClock(2000, None), lambda sample: (KEY, sample))
     stream.ring.write(burst_at(6.0, 12.0, 2000))
     stream.ring.gap(10, "truncated")
@@ -353,7 +354,7 @@ def test_without_a_start_every_utc_is_null_but_the_time_of_making() -> None:
 def test_latency_counts_from_the_last_sample_of_the_peaks_window() -> None:
     """Every half second of sound comes half a second later; scoring takes 7 ms, and 20 ms pass before it begins."""
     clock = FakeClock()
-    stream = Stream("ch1", "made up", Ring(40_000), 2000, analysis(mode="live"))
+    stream = Stream("ch1", FakeSource((), 2000), Ring(40_000), analysis(mode="live"))
     stream.origin = Origin.live(2000, BEGAN_UTC_NS)
     samples = burst_at(6.0, 12.0, 2000)
     records: list[Record] = []
@@ -382,7 +383,7 @@ def test_a_call_at_the_very_end_is_truncated_and_told() -> None:
 
 
 def test_effort_counts_the_same_as_the_status() -> None:
-    stream = Stream("ch1", "made up", Ring(100_000), 8000, analysis())
+    stream = Stream("ch1", FakeSource((), 8000), Ring(100_000), analysis())
     stream.origin = file_origin(8000)
     bench = Bench(stream, np.random.default_rng(0))
     for what, seconds in (("audio", 5.0), ("gap", 2.0), ("audio", 3.3)):
