@@ -330,7 +330,10 @@ def _refuse(config: TrainConfig, path: Path) -> None:
             bool(audio.stft_window_size % 2 or config.fft_samples % 2),
             "audio.stft_window_size and fft_size: must be even, so that frames are centred",
         ),
-        (config.fft_samples // 2 >= config.window_samples, "audio.stft_window_size: must be under two windows' length"),
+        (
+            config.fft_samples // 2 >= config.window_samples,
+            "audio.fft_size and stft_window_size: must be under two windows' length",
+        ),
         (
             prediction.hop_seconds > audio.training_chunk_seconds,
             "prediction.hop_seconds: must be at most audio.training_chunk_seconds, or audio goes unheard",

@@ -17,6 +17,7 @@ from pam_daemon.records import Record, Wire, topic
 
 _SEND_HIGH_WATER_MARK = 10_000  # messages a subscriber may lag behind before it has to recover
 _MAX_REQUEST_BYTES = 65_536
+_PORT_TRIES = 20
 _BATCH = 1000  # records read from the journal at a time
 
 
@@ -74,13 +75,10 @@ class Publisher:
         self._clock = clock
         self._moved = moved
         self._context = zmq.Context()
+        self.endpoint = endpoint  # as bound
+        self.recovery_port = 0
         try:
-            # XPUB is PUB to its subscribers, and tells us when one comes.
-            self._records = self._bind(zmq.XPUB, endpoint)
-            self._records.setsockopt(zmq.XPUB_VERBOSE, 1)
-            self.endpoint = self._records.getsockopt_string(zmq.LAST_ENDPOINT)
-            self.recovery_port = recovery_port(self.endpoint)
-            self._recovery = self._bind(zmq.ROUTER, with_port(self.endpoint, self.recovery_port))
+            self._records, self._recovery = self._bind_both(endpoint)
         except BaseException:
             self._context.destroy(linger=0)
             raise
@@ -97,6 +95,21 @@ class Publisher:
             journal.close()
             self._context.destroy(linger=1000)
 
+    def _bind_both(self, endpoint: str, tries: int = _PORT_TRIES) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+        """Records, and recovery at the next port; where any port will do (`*`), until both are free."""
+        # XPUB is PUB to its subscribers, and tells us when one comes.
+        records = self._bind(zmq.XPUB, endpoint)
+        records.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self.endpoint = records.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.recovery_port = recovery_port(self.endpoint)
+        try:
+            return records, self._bind(zmq.ROUTER, with_port(self.endpoint, self.recovery_port))
+        except EndpointError:
+            records.close(linger=0)
+            if not endpoint.endswith(":*") or tries <= 1:
+                raise
+        return self._bind_both(endpoint, tries - 1)
+
     def _bind(self, kind: int, endpoint: str) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
         socket.setsockopt(zmq.SNDHWM, _SEND_HIGH_WATER_MARK)
@@ -104,6 +117,7 @@ class Publisher:
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as error:
+            socket.close(linger=0)
             raise EndpointError(f"{endpoint}: cannot bind: {error.strerror}; give another with --endpoint") from error
         return socket
 

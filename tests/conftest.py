@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 from fakes import toy_model
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A machine that is busy otherwise is no fault of the code.
+settings.register_profile("pamd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pamd")
 
 
 @pytest.fixture(scope="session")

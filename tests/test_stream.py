@@ -382,6 +382,18 @@ def test_a_call_at_the_very_end_is_truncated_and_told() -> None:
     assert [(call["truncated"], call["end_sample"]) for call in calls] == [(True, 96_000)]
 
 
+def test_a_segment_is_decided_as_if_it_were_alone() -> None:
+    """Loud up to a gap of one sample and on behind it: no run, no nearness and no plateau reaches over the gap."""
+    samples = np.full(12_001, 0.5, np.float32)
+    samples[6000] = np.nan
+    calls = [record.wire() for record in run_one(samples, 2000) if record.kind == "detection"]
+    told = ("start_sample", "end_sample", "windows", "continuing", "truncated")
+    assert [[call[name] for name in told] for call in calls] == [
+        [0, 6000, 3, False, True],
+        [6001, 12_001, 3, False, True],
+    ]
+
+
 def test_effort_counts_the_same_as_the_status() -> None:
     stream = Stream("ch1", FakeSource((), 8000), Ring(100_000), analysis())
     stream.origin = file_origin(8000)

@@ -1,0 +1,94 @@
+"""Time shifts, mixup and masks: what they do to the audio, and that they do nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from clips import fast_config
+
+from export.augment import FADE_S, Augmenter, fillings, mask, mix, shift
+from export.dataset import Audio, Clips
+
+RATE_HZ = 2000
+WINDOW = 4000
+
+
+def noise(count: int, seed: int, level: float = 0.1) -> Audio:
+    return np.random.default_rng(seed).normal(0, level, (count, WINDOW)).astype(np.float32)
+
+
+def test_a_shift_moves_the_clip_and_fills_the_rest_at_its_level() -> None:
+    audio, filling = noise(3, 1), noise(3, 2, level=0.5)
+    shifted = shift(audio, filling, np.array([700, -500, 0]), RATE_HZ)
+    fade = round(FADE_S * RATE_HZ)
+    np.testing.assert_array_equal(shifted[0, 700 + fade :], audio[0, fade:-700])
+    np.testing.assert_array_equal(shifted[1, : -500 - fade], audio[1, 500:-fade])
+    np.testing.assert_array_equal(shifted[2], audio[2])
+    scale = np.sqrt(np.mean(audio[0] ** 2) / np.mean(filling[0] ** 2))
+    np.testing.assert_allclose(shifted[0, :700], scale * filling[0, :700], rtol=1e-5)
+    assert np.std(shifted[0, 700 : 700 + fade]) < 0.2  # the crossfade keeps the power
+
+
+def test_fillings_hold_no_call_and_come_from_near_in_the_table() -> None:
+    audio = np.repeat(np.arange(200, dtype=np.float32)[:, None], WINDOW, 1)
+    labels = (np.arange(200) % 3 == 0).astype(np.float32)[:, None]
+    clips = Clips([""] * 200, audio, labels, [""] * 200)
+    index = np.array([0, 60, 199])
+    for seed in range(20):
+        places = fillings(clips, index, np.random.default_rng(seed))[:, 0].astype(int)
+        assert (labels[places] == 0).all()
+        assert (np.abs(places - index) <= 26).all()
+
+
+def test_mixing_weighs_two_clips_of_equal_level() -> None:
+    audio, other = noise(2, 1), noise(2, 2, level=0.7)
+    mixed = mix(audio, other, np.array([[1.0], [0.25]], np.float32))
+    np.testing.assert_array_equal(mixed[0], audio[0])
+    scale = np.sqrt(np.mean(audio[1] ** 2) / np.mean(other[1] ** 2))
+    np.testing.assert_allclose(mixed[1], 0.25 * audio[1] + 0.75 * scale * other[1], rtol=1e-4, atol=1e-6)
+
+
+def test_mixed_targets_follow_the_shares() -> None:
+    labels = (np.arange(32) % 2).astype(np.float32)[:, None]
+    clips = Clips([""] * 32, noise(32, 3), labels, [""] * 32)
+    index = np.arange(32)
+    always = ("augmentation.mix_probability=1",)
+    _, ratio = Augmenter(clips, fast_config(*always)).draw(index, np.random.default_rng(1))
+    _, highest = Augmenter(clips, fast_config(*always, "augmentation.mix_target=Max")).draw(
+        index, np.random.default_rng(1)
+    )
+    assert ((ratio > 0) & (ratio < 1)).any()
+    assert set(np.unique(highest)) == {0.0, 1.0}
+    assert (highest >= ratio).all()
+
+
+def test_without_augmentation_a_batch_is_the_clips() -> None:
+    clips = Clips([""] * 4, noise(4, 3), np.array([[0], [1], [0], [1]], np.float32), [""] * 4)
+    off = fast_config("augmentation.mix_audio=Disabled", "augmentation.time_shift_seconds=0")
+    audio, targets = Augmenter(clips, off).draw(np.array([2, 1]), np.random.default_rng(1))
+    np.testing.assert_array_equal(audio, clips.audio[[2, 1]])
+    np.testing.assert_array_equal(targets, [[0], [1]])
+
+
+def test_a_gain_changes_the_level_alone() -> None:
+    clips = Clips([""] * 4, noise(4, 3), np.array([[0], [1], [0], [1]], np.float32), [""] * 4)
+    config = fast_config(
+        "augmentation.mix_audio=Disabled", "augmentation.time_shift_seconds=0", "augmentation.gain_db=12"
+    )
+    audio, _ = Augmenter(clips, config).draw(np.arange(4), np.random.default_rng(1))
+    gain = audio / clips.audio
+    np.testing.assert_allclose(gain, np.broadcast_to(gain[:, :1], gain.shape), rtol=1e-5)
+    assert (np.abs(20 * np.log10(gain)) <= 12).all()
+    assert np.ptp(gain[:, 0]) > 0.1
+
+
+def test_masks_blank_at_most_the_configured_band_and_time() -> None:
+    config = fast_config("augmentation.frequency_mask_bins=3", "augmentation.time_mask_frames=5")
+    spectrogram = torch.randn(50, 1, 16, 32)
+    masked = mask(spectrogram, config, np.random.default_rng(1))
+    changed = (masked != spectrogram)[:, 0]
+    whole_bins, whole_frames = changed.all(2).sum(1), changed.all(1).sum(1)
+    assert whole_bins.max() == 3
+    assert whole_frames.max() == 5
+    rest = changed & ~changed.all(2, keepdim=True) & ~changed.all(1, keepdim=True)
+    assert not rest.any()

@@ -1,0 +1,197 @@
+"""`pamd train` from end to end on a few clips: same seed same weights, resume, interruption, what it refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from clips import FAST, HYDROGEN_TORCH, NARW, read_rows, small_clips, write_table
+from onnx import numpy_helper
+from rich.console import Console
+
+from export import config as configuration
+from export.train import Job, train
+from pam_daemon.card import Card, read_card
+from pam_daemon.errors import ConfigError
+
+COMMAND = [sys.executable, "-c", "from export.cli import train; train()"]
+
+
+@pytest.fixture(scope="module")
+def folder(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_clips(data_dir, tmp_path_factory.mktemp("train") / "clips")
+
+
+def job(folder: Path, out: Path, *overrides: str, resume: bool = False, ledger: Path | None = None) -> Job:
+    config, text, _ = configuration.load(NARW, [*FAST, "prediction.precision=float32", *overrides])
+    return Job(config, text, folder, out, None, resume, ledger, "pamd train")
+
+
+def run(*arguments: object, **keywords: object) -> Path:
+    return train(job(*arguments, **keywords), Console(stderr=True))  # type: ignore[arg-type]
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+def card_of(path: Path) -> Card:
+    return read_card({entry.key: entry.value for entry in onnx.load(path).metadata_props}, str(path))
+
+
+def same(one: Path, other: Path) -> bool:
+    left, right = weights(one), weights(other)
+    return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of an uninterrupted run."""
+    return run(folder, tmp_path_factory.mktemp("runs") / "whole")
+
+
+def test_a_run_ends_with_model_card_curves_and_nothing_half_written(model: Path, folder: Path) -> None:
+    names = {path.name for path in model.parent.iterdir()}
+    assert names == {"checkpoint.pt", "config.yaml", "history.csv", "model.float32.onnx", "model.onnx"}
+    rows = read_rows(model.parent / "history.csv")
+    assert [row["epoch"] for row in rows] == ["1.0", "2.0"]
+    assert {"train_loss", "select_loss", "select_roc_auc", "select_shifted_roc_auc"} <= set(rows[0])
+    card = card_of(model)
+    assert (card.name, card.labels, card.sample_rate_hz, card.window_samples) == ("narw", ["narw_upcall"], 2000, 4000)
+    assert (card.hop_samples, card.precision, card.training.seed) == (1000, "float32", 20090329)
+    assert card.training.data == "clips: 16 train and 16 select clips"
+    assert card.training.prior == 0.5
+    assert card.models_scored_on_report == 0
+    assert not any(name.startswith("report") for name in card.training.metrics)
+
+
+def test_the_seed_decides_the_weights(model: Path, folder: Path, tmp_path: Path) -> None:
+    assert same(model, run(folder, tmp_path / "again"))
+    assert not same(model, run(folder, tmp_path / "other", "environment.seed=2", "training.epochs=1"))
+
+
+def test_what_is_in_the_report_part_changes_no_weight(model: Path, folder: Path, tmp_path: Path) -> None:
+    """Nor the threshold: labels turned round there, everything chosen stays."""
+    twin = tmp_path / "clips"
+    twin.mkdir()
+    (twin / "audio").symlink_to(folder / "audio")
+    splits = {row["clip_name"]: row["split"] for row in read_rows(folder / "clips.csv")}
+    rows = read_rows(folder / "train.csv")
+    for row in rows:
+        if splits[row["clip_name"]] == "report":
+            row["label"] = str(1 - int(row["label"]))
+    write_table(twin / "train.csv", rows)
+    write_table(twin / "clips.csv", read_rows(folder / "clips.csv"))
+    ledger = tmp_path / "ledger.csv"
+    other = run(twin, tmp_path / "run", ledger=ledger)
+    assert same(model, other)
+    mine, theirs = card_of(model), card_of(other)
+    assert mine.threshold == theirs.threshold
+    assert mine.golden == theirs.golden
+    assert theirs.models_scored_on_report == 1 == len(read_rows(ledger))
+    assert "report/roc_auc" in theirs.training.metrics
+    # Finishing the same model again counts no second one.
+    run(twin, tmp_path / "run", resume=True, ledger=ledger)
+    assert len(read_rows(ledger)) == 1
+
+
+def test_the_best_epoch_is_kept_where_asked(model: Path) -> None:
+    figures = [float(row["select_shifted_roc_auc"]) for row in read_rows(model.parent / "history.csv")]
+    assert card_of(model).training.epochs == 1 + int(np.argmax(figures))
+
+
+def test_an_interrupted_run_carries_on_to_the_same_weights(model: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["--config", str(NARW), "--data", str(folder), "--out", str(out)]
+    for override in [*FAST, "prediction.precision=float32"]:
+        arguments += ["--set", override]
+    process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    deadline_s = time.monotonic() + 60
+    while not (out / "history.csv").exists() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.rstrip().endswith("--resume`"), errors
+    assert not list(out.glob("*.onnx"))
+    assert not list(out.glob("*.tmp"))
+    subprocess.run([*COMMAND, *arguments, "--resume"], check=True, timeout=120)
+    assert same(model, out / "model.onnx")
+
+
+def test_the_hydrogen_torch_file_itself_runs(folder: Path, tmp_path: Path) -> None:
+    config, text, _ = configuration.load(HYDROGEN_TORCH, ["training.epochs=1"])
+    with Console(file=(tmp_path / "log").open("w"), width=200) as console:
+        path = train(Job(config, text, folder, tmp_path / "run", "none", False, None, "pamd train"), console)
+    card = card_of(path)
+    assert (card.precision, card.threshold, card.labels) == ("float32", 0.5, ["label"])
+    assert "neighbours in time on both sides" in card.training.split
+    assert any("93 of 128 mel bins are empty" in note for note in card.notes)
+    assert f"seed {card.training.seed};" in (tmp_path / "log").read_text()
+
+
+def test_pretrained_without_weights_names_the_option(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    config, text, _ = configuration.load(HYDROGEN_TORCH, ["architecture.backbone=resnet26"])
+    with pytest.raises(ConfigError, match=r"no weights of resnet26 on this computer; give --weights FILE.*none"):
+        train(Job(config, text, folder, tmp_path / "run", None, False, None, ""), Console(stderr=True))
+
+
+def test_weights_from_a_file_are_the_networks_first(folder: Path, tmp_path: Path) -> None:
+    import timm
+
+    from export.network import WhaleNet
+
+    source = timm.create_model("resnet18", pretrained=False)  # three colours, a thousand classes
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    network = WhaleNet(job(folder, tmp_path).config, tmp_path / "weights.pth")
+    state = network.backbone.state_dict()
+    torch.testing.assert_close(state["layer3.0.conv1.weight"], source.state_dict()["layer3.0.conv1.weight"])
+    torch.testing.assert_close(state["conv1.weight"], source.state_dict()["conv1.weight"].sum(1, keepdim=True))
+
+
+def refused(message: str, *arguments: object, **keywords: object) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        run(*arguments, **keywords)
+    assert "\n" not in str(caught.value)
+
+
+def test_run_directories_are_not_overwritten(model: Path, folder: Path, tmp_path: Path) -> None:
+    refused("holds a run already; carry it on with --resume", folder, model.parent)
+    refused("no run to carry on here", folder, tmp_path / "none", resume=True)
+    refused("began with another configuration", folder, model.parent, "training.learning_rate=1", resume=True)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("precious")
+    refused("not empty and no run", folder, tmp_path / "taken")
+
+
+def test_a_damaged_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
+    asked = job(folder, tmp_path)
+    (tmp_path / "config.yaml").write_text(asked.text)
+    (tmp_path / "checkpoint.pt").write_bytes(b"not torch")
+    refused(r"checkpoint\.pt: the checkpoint is damaged; remove it", folder, tmp_path, resume=True)
+
+
+def test_unknown_names_are_refused(folder: Path, tmp_path: Path) -> None:
+    refused("timm has no resnet51; try", folder, tmp_path / "1", "architecture.backbone=resnet51")
+    layers = "training.differential_learning_rate_layers=[layer9]"
+    refused("no layer begins with layer9; there are: conv1", folder, tmp_path / "2", layers)
+
+
+def test_the_card_holds_the_whole_configuration(model: Path) -> None:
+    card = card_of(model)
+    (model.parent / "copy.yaml").write_text(card.training.configuration)
+    again = configuration.load(model.parent / "copy.yaml")[0]
+    (model.parent / "copy.yaml").unlink()
+    assert msgspec.to_builtins(again) == msgspec.to_builtins(job(model, model.parent).config)

@@ -1,0 +1,96 @@
+"""The training configuration: nothing in it is passed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from clips import HYDROGEN_TORCH, NARW
+
+from export.config import load, trains_alike
+from pam_daemon.errors import ConfigError
+
+
+def test_the_hydrogen_torch_file_means_what_it_says() -> None:
+    config, _, _ = load(HYDROGEN_TORCH)
+    assert (config.architecture.backbone, config.architecture.pretrained) == ("resnet50", True)
+    assert (config.audio.stft_window_size, config.fft_samples, config.window_samples) == (2048, 2048, 4000)
+    assert config.audio.spectrogram_normalization == "No"
+    assert config.augmentation.mix_audio == "Disabled"
+    assert config.augmentation.time_shift_seconds == 0
+    assert config.dataset.data_folder_test is None  # written None, which YAML reads as text
+    assert (config.prediction.precision, config.prediction.probability_threshold) == ("float32", 0.5)
+
+
+def test_every_given_key_without_effect_is_named() -> None:
+    _, _, warnings = load(HYDROGEN_TORCH)
+    assert sorted(warning.split()[0] for warning in warnings) == [
+        "audio.audio_parameters",
+        "dataset.data_folder",
+        "dataset.train_dataframe",
+        "environment.number_of_workers",
+        "logging.neptune_project",
+        "logging.number_of_audios",
+        "prediction.max_inference_chunk_seconds",
+        "training.build_scoring_pipelines",
+        "training.differential_learning_rate",
+        "training.run_interpretations",
+    ]
+
+
+def test_a_file_without_such_keys_warns_of_none() -> None:
+    assert load(NARW)[2] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.learning_rat=1", r"training\.learning_rat: unknown key; did you mean learning_rate\?"),
+        ("trainin.epochs=1", r"trainin: unknown key; did you mean training\?"),
+        ("training.zzz=1", r"training\.zzz: unknown key; remove it, or use one of: .*batch_size"),
+        ("training.optimizer=Lion", r"training\.optimizer: .*'Lion' cannot be honoured; use one of: AdamW"),
+        ("prediction.metric=F1", r"prediction\.metric: .*use one of: ROC_AUC"),
+        ("dataset.data_sample_choice=[Test]", r"dataset\.data_sample_choice.*use one of: Train, Validation"),
+        ("dataset.test_dataframe=test.csv", r"dataset\.test_dataframe: test\.csv cannot be honoured"),
+        ("training.train_validation_data=true", r"training\.train_validation_data: True cannot be honoured"),
+        ("training.epochs=0", r"training\.epochs: Expected `int` >= 1"),
+        ("training.epochs=many", r"training\.epochs: Expected `int`, got `str`"),
+        ("prediction.probability_threshold=1.5", r"prediction\.probability_threshold: Expected `float` <= 1\.0"),
+        ("dataset.folds=['0', '1']", r"dataset\.folds: one fold"),
+        ("environment.gpus=['0', '1']", r"environment\.gpus: one GPU"),
+        ("prediction.inference_chunk_seconds=4", r"prediction\.inference_chunk_seconds: must equal"),
+        ("prediction.hop_seconds=3", r"prediction\.hop_seconds: must be at most"),
+        ("audio.maximum_frequency=20", r"audio\.maximum_frequency: must exceed"),
+        ("audio.fft_size=100", r"audio\.fft_size: must be 0 or at least"),
+        ("audio.stft_window_size=255", r"audio\.stft_window_size and fft_size: must be even"),
+        ("audio.fft_size=8000", r"audio\.fft_size and stft_window_size: must be under"),
+        ("dataset.label_names=[a, b]", r"dataset\.label_names: give one name"),
+        ("training=3", r"training: must be a section"),
+        ("training.epochs", r"--set training\.epochs: not of the form"),
+        ("training.epochs=[", r"--set training\.epochs=\[: the value is not valid YAML"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(NARW, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unquoted_no_is_the_word() -> None:
+    assert load(NARW, ["audio.spectrogram_normalization=No"])[0].audio.spectrogram_normalization == "No"
+
+
+@pytest.mark.parametrize("content", [None, "a: [", "- 1", "\x00"])
+def test_a_file_that_is_no_configuration_is_named(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=r"broken\.yaml: ") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_may_be_carried_on_with_other_predictions_but_not_with_another_training() -> None:
+    text = load(NARW)[1]
+    assert trains_alike(text, load(NARW, ["prediction.precision=float32", "dataset.notice=free"])[1])
+    assert not trains_alike(text, load(NARW, ["training.epochs=3"])[1])
