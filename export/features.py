@@ -25,7 +25,9 @@ class LogMel(nn.Module):
     mel filter uses are computed. Equals the log of torchaudio.transforms.MelSpectrogram (centred, reflected at the
     ends, power 2, HTK scale), which a test holds. With normalization "Instance" the waveform's mean is removed and its
     rms brought to 1 first (so that the floor means the same at every level), and the spectrogram's mean and standard
-    deviation are brought to 0 and 1: a gain changes nothing.
+    deviation are brought to 0 and 1: a gain changes nothing. "Band" removes each mel bin's mean over the window's frames instead
+    (cepstral mean normalisation, Atal 1974): neither a gain nor the colour of noise, hydrophone and filters, which
+    only add a constant to each bin, changes anything. The challenge's clips are whitened; the sea is not.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -42,7 +44,7 @@ class LogMel(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """waveform: (batch, samples) float32, full scale +-1."""
-        if self.normalization == "Instance":
+        if self.normalization != "No":
             waveform = waveform - waveform.mean(1, keepdim=True)
             waveform = waveform * torch.rsqrt((waveform * waveform).mean(1, keepdim=True) + _RMS_FLOOR**2)
         pad = self.kernel.shape[2] // 2
@@ -55,6 +57,8 @@ class LogMel(nn.Module):
         if self.normalization == "Instance":
             centred = log_mel - log_mel.mean((2, 3), keepdim=True)
             log_mel = centred / (torch.sqrt((centred * centred).mean((2, 3), keepdim=True)) + _STD_FLOOR)
+        elif self.normalization == "Band":
+            log_mel = log_mel - log_mel.mean(3, keepdim=True)
         return log_mel
 
 
