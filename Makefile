@@ -5,11 +5,11 @@ BENCH_ARGS ?=
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# PortAudio for sounddevice; a private PulseAudio server is the tests' sound card.
-SYSTEM_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins
+# PortAudio for sounddevice; a private PulseAudio server is the tests' sound card; systemd reads the unit.
+SYSTEM_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check bench system-packages clean
+.PHONY: help setup demo test test-long check bench install-systemd system-packages clean
 
 help:
 	@echo "make setup      .venv with the core packages (no torch)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-long  the tests that take minutes"
 	@echo "make check      ruff, mypy --strict, import contracts"
 	@echo "make bench      throughput, memory, start-up, latency"
+	@echo "make install-systemd  as root: pamd in /opt/pamd, the unit pamd@.service and its user"
 	@echo "make clean      remove .venv, caches and what demo and bench left"
 
 setup: .venv/core.stamp
@@ -39,6 +40,16 @@ check: .venv/full.stamp
 
 bench: .venv/core.stamp
 	$(BIN)/python tests/bench $(BENCH_ARGS)
+
+install-systemd:
+	$(PYTHON) -m venv $(DESTDIR)/opt/pamd
+	$(DESTDIR)/opt/pamd/bin/python -m pip install --quiet --disable-pip-version-check . --constraint constraints.txt
+	install -D -m 644 systemd/pamd@.service $(DESTDIR)/etc/systemd/system/pamd@.service
+	install -D -m 644 systemd/pamd.sysusers.conf $(DESTDIR)/etc/sysusers.d/pamd.conf
+	install -D -m 644 systemd/pamd-gpu.conf $(DESTDIR)/usr/share/doc/pamd/pamd-gpu.conf
+	[ -e $(DESTDIR)/etc/pamd ] || install -d -m 755 $(DESTDIR)/etc/pamd
+	[ -n "$(DESTDIR)" ] || { systemd-sysusers && systemctl daemon-reload; }
+	@echo "next: docs/deploying.md"
 
 clean:
 	rm -rf .venv demo bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

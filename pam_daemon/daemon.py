@@ -20,7 +20,7 @@ from pam_daemon.clock import NS_PER_S, Clock, SampleClock, utc_ns_of
 from pam_daemon.config import Config
 from pam_daemon.config import Device as DeviceChoice
 from pam_daemon.control import Control, socket_path
-from pam_daemon.errors import JournalError
+from pam_daemon.errors import ConfigError, JournalError
 from pam_daemon.fill import file_pieces, fill
 from pam_daemon.records import Wire
 from pam_daemon.sources.file import Recording
@@ -127,6 +127,7 @@ def run(station: Station, devices: Sequence[Heard], ring_s: float) -> None:
 
     Raises:
         EndpointError: a daemon of this station runs already.
+        ConfigError: two streams of one name.
     """
     with _signals(station.crew.stop):
         control = Control(socket_path(station.name), station.state)
@@ -145,12 +146,21 @@ def run(station: Station, devices: Sequence[Heard], ring_s: float) -> None:
             )
             fillers.append((stage, work))
             streams += own
+        _refuse_same_names(streams)
         for name, work in fillers:
             station.crew.start(name, work)
         worker = station.crew.start("worker", partial(_run_worker, station, streams))
         station.crew.start("control", partial(control.run, station.crew.stop))
         log.info("listening", streams=[stream.name for stream in streams], provider=station.provider)
         _supervise(station, worker)
+
+
+def _refuse_same_names(streams: Sequence[Stream]) -> None:
+    """Two streams of one name would share their ids and their topic."""
+    names = [stream.name for stream in streams]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"stream {name}: two of this name; give each of the devices a name of its own")
 
 
 def _supervise(station: Station, worker: threading.Thread) -> None:
