@@ -84,7 +84,7 @@ def delay_s(captured: NDArray[np.float32], played: NDArray[np.float32], rate_hz:
 
 
 def test_run_hears_what_replay_hears(data_dir: Path, tmp_path: Path, hydrophone: SoundServer) -> None:
-    """Calls played into the device are found where they were played, and the captured audio replays to equal records."""
+    """Calls played into the device are found where they were played; what was captured replays to equal records."""
     samples, marked = excerpt(data_dir)
     assert marked >= 8
     model = Model(shipped_model(), "cpu")
