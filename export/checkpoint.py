@@ -30,8 +30,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def open_run(out: Path, text: str, resume: bool) -> dict[str, Any] | None:
-    """Make the run directory, or read the checkpoint in it.
+def look(out: Path, text: str, resume: bool) -> dict[str, Any] | None:
+    """Read the checkpoint of a run directory, or see that a new run may begin there. Writes nothing.
 
     Returns:
         The checkpoint to carry on from, or None for a new run (also where a run stopped before its first).
@@ -45,19 +45,22 @@ def open_run(out: Path, text: str, resume: bool) -> dict[str, Any] | None:
     if resume and not started:
         raise ConfigError(f"{out}: no run to carry on here; leave --resume away or give its directory with --out")
     if not started:
-        _create(out, text)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"{out}: not an empty directory; give another --out")
         return None
     if not trains_alike((out / CONFIG).read_text("utf-8"), text):
         raise ConfigError(f"{out}: began with another configuration; give the same one, or another --out")
-    _write(out, text)
     return _read(out / CHECKPOINT) if (out / CHECKPOINT).exists() else None
 
 
-def _create(out: Path, text: str) -> None:
+def begin(out: Path, text: str) -> None:
+    """Make the run directory, with the configuration that is used.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            raise ConfigError(f"{out}: not empty and no run; give another --out")
         _write(out, text)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror}); give another --out") from error

@@ -23,10 +23,12 @@ class LogMel(nn.Module):
 
     Framing, Hann taper and DFT are one strided convolution, which ONNX runs everywhere; only the frequencies that a
     mel filter uses are computed. Equals the log of torchaudio.transforms.MelSpectrogram (centred, reflected at the
-    ends, power 2, HTK scale), which a test holds. With normalization "Instance" the waveform's mean is removed and its
-    rms brought to 1 first (so that the floor means the same at every level), and the spectrogram's mean and standard
-    deviation are brought to 0 and 1: a gain changes nothing. "Band" removes each mel bin's mean over the window's frames instead
-    (cepstral mean normalisation, Atal 1974): neither a gain nor the colour of noise, hydrophone and filters, which
+    ends, power 2, HTK scale), which a test holds.
+
+    Any normalization but "No" first removes the waveform's mean and brings its rms to 1, so that the floor means the
+    same at every level. "Instance" then brings the spectrogram's mean and standard deviation to 0 and 1: a gain
+    changes nothing. "Band" instead removes each mel bin's mean over the window's frames (cepstral mean normalisation,
+    Atal 1974, doi:10.1121/1.1914702): neither a gain nor the colour of hydrophone, filters and steady noise, which
     only add a constant to each bin, changes anything. The challenge's clips are whitened; the sea is not.
     """
 

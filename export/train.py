@@ -78,7 +78,7 @@ def train(job: Job, console: Console) -> Path:
         PamdError: anything in the configuration, the data or the run directory that the user can cure.
     """
     config = job.config
-    saved = checkpoint.open_run(job.out, job.text, job.resume)
+    saved = checkpoint.look(job.out, job.text, job.resume)
     seed = _seed(config, saved)
     device = _device(config, console)
     warning = empty_bins_warning(config)
@@ -86,6 +86,7 @@ def train(job: Job, console: Console) -> Path:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     weights = find_weights(config, job.weights)
     split = _load(job, seed, console)
+    checkpoint.begin(job.out, job.text)
     torch.manual_seed(seed)
     state = _start(config, weights, len(split.train), device)
     if saved:

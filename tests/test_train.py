@@ -173,7 +173,7 @@ def test_run_directories_are_not_overwritten(model: Path, folder: Path, tmp_path
     refused("began with another configuration", folder, model.parent, "training.learning_rate=1", resume=True)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("precious")
-    refused("not empty and no run", folder, tmp_path / "taken")
+    refused("not an empty directory", folder, tmp_path / "taken")
 
 
 def test_a_damaged_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
