@@ -31,9 +31,11 @@ def free_port() -> int:
 def listening(endpoint: str, received: Path) -> Iterator[None]:
     """A subscriber process that writes what it gets."""
     with received.open("wb") as out, subprocess.Popen([*PAMD, "listen", endpoint], stdout=out) as listener:
-        yield
-        listener.send_signal(signal.SIGTERM)
-        assert listener.wait(timeout=60) == 0
+        try:
+            yield
+        finally:
+            listener.send_signal(signal.SIGTERM)
+            assert listener.wait(timeout=60) == 0
 
 
 def lines(text: bytes) -> list[Wire]:
