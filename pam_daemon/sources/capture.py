@@ -17,6 +17,7 @@ from pam_daemon.sources import Audio, Missing
 
 BLOCK_S = 0.1
 POLL_S = 0.02  # a hung or unplugged device blocks a read for ever, so the loop looks before it reads
+_LONGEST_WATCH_S = 0.6  # between two reads: more than a burst of most devices
 _NS_PER_S = 1_000_000_000
 
 
@@ -62,7 +63,7 @@ class Pace:
     _frames: int = field(default=0, init=False)  # read and lost
     _reference_s: float = field(default=math.inf, init=False)
     _seen_ns: int = field(default=0, init=False)
-    _since_ns: int = field(default=0, init=False)
+    _watched_s: float = field(default=0.0, init=False)
     _least_lag_s: float = field(default=math.inf, init=False)
     _flagged: bool = field(default=False, init=False)
 
@@ -70,18 +71,21 @@ class Pace:
         """Count frames just read, with those seen waiting behind them; gives the frames lost before the suspicion."""
         self._frames += frames
         lag_s = now_ns / _NS_PER_S - (self._frames + waiting) / self.sample_rate_hz
-        drift_s = self.drift_ppm * 1e-6 * (now_ns - self._seen_ns) / _NS_PER_S
+        passed_s = (now_ns - self._seen_ns) / _NS_PER_S
+        drift_s = self.drift_ppm * 1e-6 * passed_s
         self._seen_ns = now_ns
         late = lag_s > self._reference_s + self.tolerance_s
         if not self.watching and not late and not overflowed:
             self._reference_s = min(lag_s, self._reference_s + drift_s)
             return 0
         if not self.watching:
-            self.watching, self._since_ns, self._least_lag_s = True, now_ns, math.inf
+            self.watching, self._watched_s, self._least_lag_s = True, 0.0, math.inf
+        # A process that was stopped has not watched: of a longer pause only a moment counts.
+        self._watched_s += min(passed_s, _LONGEST_WATCH_S)
         self._least_lag_s = min(self._least_lag_s, lag_s)
         self._flagged |= overflowed
         caught_up = not late and not self._flagged
-        return self.conclude() if caught_up or now_ns - self._since_ns >= self.settle_s * _NS_PER_S else 0
+        return self.conclude() if caught_up or self._watched_s >= self.settle_s else 0
 
     def captured_ns(self, waiting: int, now_ns: int) -> int:
         """When the sample after the last that was read was captured: by the least lag, for bursts only add to it."""
