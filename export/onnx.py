@@ -115,7 +115,8 @@ def quantize(
         excluded: list[str] = []
         ranking: list[str] | None = None
         while True:
-            _quantize_once(prepared, trial, calibration, front + excluded)
+            in_float = [node for name in excluded for node in layers[name].nodes]
+            _quantize_once(prepared, trial, calibration, front + in_float)
             loss = reference - quality(trial)
             enough = loss < limits.largest_loss
             if not enough and ranking is None:
@@ -138,6 +139,7 @@ def quantize(
 class _Layer:
     weight: str
     parameters: int
+    nodes: list[str]  # the convolution, and the additions, rectifiers and pooling that its output goes through
 
 
 def _layers(path: Path) -> tuple[list[str], dict[str, _Layer]]:
@@ -145,12 +147,28 @@ def _layers(path: Path) -> tuple[list[str], dict[str, _Layer]]:
     graph = onnx.load(path).graph
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     layers = {
-        node.name: _Layer(node.input[1], int(np.prod(shapes[node.input[1]])))
+        node.name: _Layer(node.input[1], int(np.prod(shapes[node.input[1]])), [node.name, *_followers(graph, node)])
         for node in graph.node
         if node.op_type == "Conv" and len(shapes[node.input[1]]) == 4
     }
     names = [node.name for node in graph.node]
     return names[: names.index(next(iter(layers)))], layers
+
+
+def _followers(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[str]:
+    """Names of the quantizable nodes, other than convolutions, between this node and the next convolutions."""
+    found: list[str] = []
+    reached, summed = set(node.output), set[str]()
+    for other in graph.node:  # in topological order
+        inputs, kind = set(other.input), other.op_type
+        if kind not in _QUANTIZED or kind == "Conv" or not (reached & inputs or (kind == "Relu" and summed & inputs)):
+            continue
+        found.append(other.name)
+        if kind == "Add":
+            summed |= set(other.output)  # past its rectifier begins the next block, which the shortcut leads through
+        elif reached & inputs:
+            reached |= set(other.output)
+    return found
 
 
 def _next(
