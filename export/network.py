@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import timm
 import torch
@@ -92,7 +93,25 @@ def _backbone(config: TrainConfig, weights: Path | None) -> nn.Module:
             global_pool=_POOL[architecture.pool],
             drop_rate=architecture.dropout,
         )
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"architecture.backbone: {name} cannot be built ({reason}); use resnet50") from error
+        if weights:
+            text = f"--weights: {weights} does not fit {name} ({reason}); give another file or `--weights {NO_WEIGHTS}`"
+        else:
+            text = f"architecture.backbone: {name} cannot be built ({reason}); use resnet50"
+        raise ConfigError(text) from error
+    if weights:
+        _complete(backbone, weights, name)
     return backbone
+
+
+def _complete(backbone: nn.Module, weights: Path, name: str) -> None:
+    """timm leaves a layer that the file lacks as it was, without a word."""
+    saved = timm.models.load_state_dict(str(weights))
+    head = str(getattr(timm.get_pretrained_cfg(name), "classifier", "fc"))
+    missing = [key for key in backbone.state_dict() if key not in saved and not key.startswith(head)]
+    if missing:
+        raise ConfigError(
+            f"--weights: {weights} does not fit {name} (it has no {missing[0]}); "
+            f"give another file or `--weights {NO_WEIGHTS}`"
+        )

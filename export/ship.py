@@ -34,6 +34,7 @@ MODEL = "model.onnx"
 FLOAT_MODEL = "model.float32.onnx"
 _CALIBRATION_WINDOWS = 512
 _GOLDEN_RANGE = (0.05, 0.95)
+_GOLDEN_POOL = 256  # windows that are enough to choose from
 _LEDGER = ["created_utc", "name", "weights_sha256", "seed", "epochs"]
 Precision = Literal["float32", "int8"]
 
@@ -129,7 +130,7 @@ def _complete(
     scores = onnx.score(source, moved.audio)
     threshold = evaluate.threshold(moved.labels, scores, config)
     notes = list(result.notes)
-    golden = _golden(source, moved, scores, threshold, precision, notes)
+    golden = _golden(source, _pool(trained.split, moved), threshold, precision, notes)
     card = cards.Card(
         schema="pamd-card/1",
         name=config.experiment_name,
@@ -169,10 +170,21 @@ def _read_back(path: Path, card: cards.Card) -> None:
         raise ModelError(f"{path}: the golden scores do not come out of the written file ({error:.2g}); export again")
 
 
-def _golden(
-    path: Path, moved: Clips, scores: Audio, threshold: float, precision: Precision, notes: list[str]
-) -> cards.Golden:
-    """Windows whose scores spread over `_GOLDEN_RANGE`, none that another processor takes across the threshold."""
+def _pool(split: Split, moved: Clips) -> Audio:
+    """Windows to choose the golden ones from: the shifted select clips, and train clips where those are few."""
+    few = len(moved) < _GOLDEN_POOL
+    return np.concatenate([moved.audio, split.train.audio[:_GOLDEN_POOL]]) if few else moved.audio
+
+
+def _golden(path: Path, pool: Audio, threshold: float, precision: Precision, notes: list[str]) -> cards.Golden:
+    """Windows whose scores spread over `_GOLDEN_RANGE`, none that another processor takes across the threshold.
+
+    Raises:
+        ModelError: there are too few windows.
+    """
+    if len(pool) < cards.GOLDEN_COUNT:
+        raise ModelError(f"{path}: {len(pool)} clips are too few for {cards.GOLDEN_COUNT} golden windows; add clips")
+    scores = onnx.score(path, pool)
     margin = 1.5 * cards.GOLDEN_TOLERANCE[precision]
     candidates = np.flatnonzero((np.abs(scores - threshold) > margin).all(1))
     if len(candidates) < cards.GOLDEN_COUNT:  # an untrained network: all its scores lie together
@@ -181,7 +193,7 @@ def _golden(
     for wanted in np.linspace(*_GOLDEN_RANGE, cards.GOLDEN_COUNT):
         order = candidates[np.argsort(np.abs(scores[candidates, 0] - wanted), kind="stable")]
         chosen.append(next(int(i) for i in order if int(i) not in chosen))
-    pcm = np.clip(np.rint(moved.audio[chosen] * 32768), -32768, 32767).astype(np.int16)
+    pcm = np.clip(np.rint(pool[chosen] * 32768), -32768, 32767).astype(np.int16)
     golden_scores = onnx.score(path, pcm.astype(np.float32) / np.float32(32768))
     if np.ptp(golden_scores[:, 0]) < 0.6 * (_GOLDEN_RANGE[1] - _GOLDEN_RANGE[0]):
         notes.append("the scores of the golden windows lie close together: the network separates little")

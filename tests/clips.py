@@ -13,7 +13,7 @@ HYDROGEN_TORCH = REPOSITORY / "configs" / "whale_detection.yaml"
 
 # A network and a schedule that train in seconds.
 FAST = (
-    "architecture.backbone=resnet18",
+    "architecture.backbone=test_resnet",
     "training.epochs=2",
     "training.batch_size=8",
     "training.warmup_epochs=0",

@@ -27,7 +27,7 @@ def clips(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Clips:
 def scorer(clips: Clips) -> Scorer:
     """A network whose scores differ between clips: its head is scaled, for training would take too long."""
     torch.manual_seed(1)
-    network = WhaleNet(fast_config()).eval()
+    network = WhaleNet(fast_config("architecture.backbone=resnet18")).eval()
     with torch.no_grad():
         logits = network(torch.from_numpy(clips.audio))
         head = network.backbone.get_submodule("fc")

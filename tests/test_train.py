@@ -130,8 +130,8 @@ def test_an_interrupted_run_carries_on_to_the_same_weights(model: Path, folder: 
 
 def test_the_hydrogen_torch_file_itself_runs(folder: Path, tmp_path: Path) -> None:
     config, text, _ = configuration.load(HYDROGEN_TORCH, ["training.epochs=1"])
-    with Console(file=(tmp_path / "log").open("w"), width=200) as console:
-        path = train(Job(config, text, folder, tmp_path / "run", "none", False, None, "pamd train"), console)
+    with (tmp_path / "log").open("w") as log:
+        path = train(Job(config, text, folder, tmp_path / "run", "none", False, None, "pamd train"), Console(file=log))
     card = card_of(path)
     assert (card.precision, card.threshold, card.labels) == ("float32", 0.5, ["label"])
     assert "neighbours in time on both sides" in card.training.split
@@ -155,10 +155,13 @@ def test_weights_from_a_file_are_the_networks_first(folder: Path, tmp_path: Path
 
     source = timm.create_model("resnet18", pretrained=False)  # three colours, a thousand classes
     torch.save(source.state_dict(), tmp_path / "weights.pth")
-    network = WhaleNet(job(folder, tmp_path).config, tmp_path / "weights.pth")
+    resnet18 = "architecture.backbone=resnet18"
+    network = WhaleNet(job(folder, tmp_path, resnet18).config, tmp_path / "weights.pth")
     state = network.backbone.state_dict()
     torch.testing.assert_close(state["layer3.0.conv1.weight"], source.state_dict()["layer3.0.conv1.weight"])
     torch.testing.assert_close(state["conv1.weight"], source.state_dict()["conv1.weight"].sum(1, keepdim=True))
+    with pytest.raises(ConfigError, match=r"weights\.pth does not fit resnet34"):
+        WhaleNet(job(folder, tmp_path, "architecture.backbone=resnet34").config, tmp_path / "weights.pth")
 
 
 def refused(message: str, *arguments: object, **keywords: object) -> None:
