@@ -96,13 +96,14 @@ def replay(
     from pam_daemon.tools import console
 
     config = _load(config_path, settings, model, station, endpoint, threshold)
-    setup = set_up(config, "replay", SystemClock(), threshold=threshold, hop_s=hop_s)
+    pace = _speed(speed)
+    setup = set_up(config, "replay", SystemClock(), threshold=threshold, hop_s=hop_s, spin=pace is None)
     found = recordings(
         find_files(files), min_rate_hz=setup.model.card.sample_rate_hz, start=None if start is None else _instant(start)
     )
     if raven is not None:
         console.check_writable(raven)
-    pace, view = _speed(speed), console.ReplayView()
+    view = console.ReplayView()
     endpoint = config.publish.endpoint if endpoint is not None else None
     with Station(setup, journal, endpoint, view.show, linger_s) as house:
         for recording in found:

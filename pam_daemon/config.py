@@ -55,7 +55,7 @@ class ModelChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: Annotated[str | None, Meta(description="an ONNX file with a pamd card; null: the shipped model")] = None
     provider: Annotated[Provider, Meta(description="auto, cuda (refuses to fall back) or cpu")] = "auto"
     threads: Annotated[Annotated[int, Meta(ge=0)], Meta(description="of the model on a CPU; 0: one a core")] = 0
-    batch: Annotated[Annotated[int, Meta(ge=1)], Meta(description="windows in one inference call, at most")] = 32
+    batch: Annotated[Annotated[int, Meta(ge=1)], Meta(description="windows in one inference call, at most")] = 64
     threshold: Annotated[Share | None, Meta(description="null: the model's own; else give sha256 too")] = None
     hop_s: Annotated[Seconds | None, Meta(description="null: the model's own; else give sha256 too")] = None
     sha256: Annotated[

@@ -11,6 +11,7 @@ from pam_daemon.sources.file import Recording
 from pam_daemon.stream import Origin, Stream
 
 _BLOCK_S = 0.1  # of sound at a time, where the speed of a replay is bounded
+_BLOCK_SAMPLES = 32_768  # where it is not: as much as costs little memory at any rate
 
 
 def fill(
@@ -51,7 +52,7 @@ def file_pieces(
     """A recording's pieces as fast as they are taken (None), or so many times faster than they were recorded."""
     rate_hz = recording.sample_rate_hz
     began_ns, samples = clock.monotonic_ns(), 0
-    for piece in recording.blocks(None if speed is None else max(1, round(_BLOCK_S * rate_hz))):
+    for piece in recording.blocks(_BLOCK_SAMPLES if speed is None else max(1, round(_BLOCK_S * rate_hz))):
         samples += piece.samples.shape[1] if isinstance(piece, Audio) else piece.samples
         if speed is not None:
             due_ns = began_ns + int(samples * NS_PER_S / rate_hz / speed)

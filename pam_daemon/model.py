@@ -33,15 +33,17 @@ class Model:
         path: the ONNX file, with its card in the metadata.
         provider: `auto` takes CUDA where it really works and else the CPU; `cuda` refuses to fall back.
         threads: of onnxruntime; 0 lets it take one a core.
+        spin: whether they wait for the next call with a core in hand: faster where calls follow at once, and a core
+            burnt between the windows of a live stream.
 
     Raises:
         ModelError: not a model, no card, a provider that is not to be had, or golden scores that do not come out.
     """
 
-    def __init__(self, path: Path, provider: Provider = "auto", threads: int = 0) -> None:
+    def __init__(self, path: Path, provider: Provider = "auto", threads: int = 0, *, spin: bool = False) -> None:
         self.path = path
         data = _read(path)
-        self._session = _open(path, data, provider, threads)
+        self._session = _open(path, data, provider, _options(threads, spin))
         self.provider = "cuda" if self._session.get_providers()[0] == _ONNX_PROVIDER["cuda"] else "cpu"
         self.card: Card = read_card(self._session.get_modelmeta().custom_metadata_map, str(path))
         self.name = ModelName(self.card.name, hashlib.sha256(data).hexdigest())
@@ -120,15 +122,15 @@ def _read(path: Path) -> bytes:
         raise ModelError(f"{path}: cannot read the model: {error.strerror}; give another with --model") from error
 
 
-def _open(path: Path, data: bytes, provider: Provider, threads: int) -> Any:
+def _open(path: Path, data: bytes, provider: Provider, options: Any) -> Any:
     if provider == "cpu" or (provider == "auto" and not _has_nvidia_device()):
-        return _session(path, data, "cpu", threads)
+        return _session(path, data, "cpu", options)
     try:
-        session = _session(path, data, "cuda", threads)
+        session = _session(path, data, "cuda", options)
     except ModelError:
         if provider == "cuda":
             raise
-        return _session(path, data, "cpu", threads)
+        return _session(path, data, "cpu", options)
     # Asked for CUDA, onnxruntime falls back to the CPU with no more than a warning.
     if provider == "cuda" and session.get_providers()[0] != _ONNX_PROVIDER["cuda"]:
         raise ModelError(
@@ -142,13 +144,16 @@ def _has_nvidia_device() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
 
 
-def _session(path: Path, data: bytes, provider: Literal["cuda", "cpu"], threads: int) -> Any:
-    onnxruntime.set_default_logger_severity(_SILENT)  # a provider that cannot be loaded complains there
+def _options(threads: int, spin: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _SILENT
-    # Spinning threads would burn a core between the windows of a live stream.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    return options
+
+
+def _session(path: Path, data: bytes, provider: Literal["cuda", "cpu"], options: Any) -> Any:
+    onnxruntime.set_default_logger_severity(_SILENT)  # a provider that cannot be loaded complains there
     try:
         return onnxruntime.InferenceSession(data, options, providers=[_ONNX_PROVIDER[provider]])
     except Exception as error:

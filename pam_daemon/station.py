@@ -46,7 +46,13 @@ class Setup:
 
 
 def set_up(
-    config: Config, mode: Mode, clock: Clock, *, threshold: float | None = None, hop_s: float | None = None
+    config: Config,
+    mode: Mode,
+    clock: Clock,
+    *,
+    threshold: float | None = None,
+    hop_s: float | None = None,
+    spin: bool = False,
 ) -> Setup:
     """Load and test the model, and settle threshold and hop: the command's, else the site's, else the model's.
 
@@ -56,7 +62,7 @@ def set_up(
     """
     choice = config.model
     path = Path(choice.path) if choice.path else shipped_model()
-    model = Model(path, choice.provider, choice.threads)
+    model = Model(path, choice.provider, choice.threads, spin=spin)
     card = model.card
     if choice.sha256 is not None and choice.sha256 != model.name.sha256:
         raise ConfigError(

@@ -21,42 +21,39 @@ from pam_daemon.sources.file import find_files, recordings
 from pam_daemon.station import Setup, Station, set_up
 
 BATCHES = (1, 8, 32, 64)
-MINUTES = 2.5
+MINUTES = 10.0
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 
 
 def measure(bench: Bench) -> None:
     card = bench.model.card
-    samples, _ = sea(card.sample_rate_hz, MINUTES, 8, card.sample_rate_hz)
+    samples, _ = sea(card.sample_rate_hz, MINUTES, 30, card.sample_rate_hz)
     path = write_sound(bench.directory / "throughput.aiff", samples, card.sample_rate_hz)
     windows = _windows(path, card.window_samples, card.hop_samples)
-    setup = set_up(load_config(None, [f"model.path={bench.model.path}"]), "replay", SystemClock())
-    sessions = {spinning: _session(bench, spinning) for spinning in (True, False)}
-    ways = [(batch, spinning) for batch in BATCHES for spinning in sessions]
+    setup = set_up(load_config(None, [f"model.path={bench.model.path}"]), "replay", SystemClock(), spin=True)
+    session = _session(bench)
     _replayed(setup, path, len(windows))  # warm: memory, caches, clocks
-    for session in sessions.values():
-        _bare(session, windows, BATCHES[-1])
+    _bare(session, windows, BATCHES[-1])
     replayed: list[float] = []
-    bare: dict[tuple[int, bool], list[float]] = {way: [] for way in ways}
+    bare: dict[int, list[float]] = {batch: [] for batch in BATCHES}
     for _ in range(bench.rounds):
         replayed.append(_replayed(setup, path, len(windows)))
-        for batch, spinning in ways:
-            bare[batch, spinning].append(_bare(sessions[spinning], windows, batch))
+        for batch in BATCHES:
+            bare[batch].append(_bare(session, windows, batch))
     print(
         f"  {len(windows)} windows of a simulated sea at a {bench.hop_s:g} s hop, {bench.rounds} rounds, interleaved;"
     )
     print("  replay: from opening the file to the last record, in this process, model loaded;")
-    print("  bare: session.run on the same windows, cut beforehand, as many threads; with threads that spin between")
-    print("  calls, onnxruntime's default, and without, as pamd sets it: other work on the machine hurts the first")
+    print("  bare: session.run on the same windows, cut beforehand, with as many threads; both let them spin between")
+    print("  calls, as `pamd replay` does at its full speed: other work on the machine hurts both")
     _report(replayed, bare, setup.config.model.batch, bench.hop_s)
 
 
-def _report(replayed: list[float], bare: dict[tuple[int, bool], list[float]], batch: int, hop_s: float) -> None:
-    best = max(bare, key=lambda way: statistics.median(bare[way]))
-    for way, speeds in bare.items():
-        name = f"bare, batch {way[0]:2d}, {'spinning:    ' if way[1] else 'not spinning:'}"
-        print(f"  {name} {spread(speeds, 'windows/s', 1)}{'  <- best' * (way == best)}")
-    print(f"  replay, batch {batch}, not spinning: {spread(replayed, 'windows/s', 1)}")
+def _report(replayed: list[float], bare: dict[int, list[float]], batch: int, hop_s: float) -> None:
+    best = max(bare, key=lambda size: statistics.median(bare[size]))
+    for size, speeds in bare.items():
+        print(f"  bare, batch {size:2d}:   {spread(speeds, 'windows/s')}{'  <- best' if size == best else ''}")
+    print(f"  replay, batch {batch:2d}: {spread(replayed, 'windows/s')}")
     ratios = [ours / theirs for ours, theirs in zip(replayed, bare[best], strict=True)]
     print(f"  replay / best bare: {spread(ratios, 'of it')}; {statistics.median(replayed) * hop_s:.0f} times real time")
 
@@ -68,9 +65,8 @@ def _windows(path: Path, window_samples: int, hop_samples: int) -> npt.NDArray[n
     return np.ascontiguousarray(views)
 
 
-def _session(bench: Bench, spinning: bool) -> Any:
+def _session(bench: Bench) -> Any:
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.log_severity_level = 4
     provider = PROVIDERS[bench.model.provider]
     return onnxruntime.InferenceSession(bench.model.path.read_bytes(), options, providers=[provider])
