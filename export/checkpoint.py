@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from export.config import trains_alike
+from export.job import State
 from pam_daemon.errors import ConfigError
-
-if TYPE_CHECKING:
-    from export.train import State
 
 CHECKPOINT = "checkpoint.pt"
 CONFIG = "config.yaml"

@@ -42,6 +42,7 @@ def train(
 
         from export import config as configuration
         from export import train as training
+        from export.job import Job
     except ModuleNotFoundError as error:
         raise DependencyError(f"pamd train needs {error.name}, which is not installed; {_REMEDY}") from error
     console = Console(stderr=True)
@@ -49,7 +50,7 @@ def train(
     for warning in warnings:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     command = _command(config_path, data, out, weights, overrides)
-    job = training.Job(config, text, data, out, weights, resume, ledger, command)
+    job = Job(config, text, data, out, weights, resume, ledger, command)
     try:
         model = training.train(job, console)
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import onnx as onnx_library
@@ -23,12 +23,10 @@ from export.checkpoint import replacing
 from export.config import TrainConfig
 from export.dataset import Audio, Clips, Split, read_table
 from export.features import empty_bins_warning
+from export.job import Job
 from export.network import Scorer, WhaleNet
 from pam_daemon import card as cards
 from pam_daemon.errors import ModelError
-
-if TYPE_CHECKING:
-    from export.train import Job
 
 MODEL = "model.onnx"
 FLOAT_MODEL = "model.float32.onnx"

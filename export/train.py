@@ -7,7 +7,6 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,49 +22,12 @@ from export import augment, checkpoint, dataset, evaluate, ship
 from export.config import TrainConfig
 from export.dataset import Audio, Clips, Split
 from export.features import empty_bins_warning
+from export.job import History, Job, State
 from export.network import WhaleNet, find_weights
 from pam_daemon.errors import ConfigError
 
 _SEEDS = 2**31
 _LINE_EVERY_S = 60.0
-History = list[dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What `pamd train` was asked for."""
-
-    config: TrainConfig
-    text: str  # the configuration's YAML, as used
-    data: Path
-    out: Path
-    weights: str | None
-    resume: bool
-    ledger: Path | None  # of models scored on report clips; None: do not score
-    command: str
-
-
-@dataclass
-class State:
-    """What changes during training, and what a checkpoint holds."""
-
-    network: WhaleNet
-    average: ModelEmaV3 | None
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
-    history: History
-    best: dict[str, Tensor] | None = None  # weights of the best epoch, where that is what is wanted
-
-    @property
-    def epoch(self) -> int:
-        """Epochs completed."""
-        return len(self.history)
-
-    @property
-    def evaluated(self) -> WhaleNet:
-        """The network that is judged and shipped: the averaged one where there is one."""
-        network: WhaleNet = self.average.module if self.average else self.network
-        return network
 
 
 def train(job: Job, console: Console) -> Path:

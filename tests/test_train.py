@@ -19,7 +19,8 @@ from onnx import numpy_helper
 from rich.console import Console
 
 from export import config as configuration
-from export.train import Job, train
+from export.job import Job
+from export.train import train
 from pam_daemon.card import Card, read_card
 from pam_daemon.errors import ConfigError
 
