@@ -24,10 +24,13 @@ _DAY_NS = 86_400 * NS_PER_S
 
 
 def socket_path(station: str) -> Path:
-    """Where a station's socket is: in systemd's or the user's runtime directory."""
+    """Where a station's socket is: in systemd's or the user's runtime directory, else beside the user's journals."""
     given = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    directory = Path(given) if given else platformdirs.user_runtime_path("pamd")
-    return directory / f"{station}.sock"
+    if given:
+        return Path(given) / f"{station}.sock"
+    # Without XDG_RUNTIME_DIR there is no private runtime directory, only one below /tmp.
+    private = platformdirs.user_runtime_path if os.environ.get("XDG_RUNTIME_DIR") else platformdirs.user_state_path
+    return private("pamd") / f"{station}.sock"
 
 
 class Control:
@@ -40,11 +43,11 @@ class Control:
     def __init__(self, path: Path, answer: Callable[[], Wire]) -> None:
         self._path = path
         self._answer = answer
+        if _is_served(path):
+            raise EndpointError(f"{path}: another pamd answers here; give this one another --station")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if _is_served(path):
-                raise EndpointError(f"{path}: another pamd answers here; give this one another --station")
             path.unlink(missing_ok=True)
             self._socket.bind(str(path))
             path.chmod(0o600)
