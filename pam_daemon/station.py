@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pam_daemon.errors import ConfigError
 from pam_daemon.journal import Bell, Journal
 from pam_daemon.model import Model, shipped_model
 from pam_daemon.publish import Publisher
-from pam_daemon.records import STATION_WIDE, Mode, Position, Record, Status, ThresholdSource, Wire
+from pam_daemon.records import STATION_WIDE, Event, Mode, Position, Record, Status, ThresholdSource, Wire, record_id
 from pam_daemon.ring import Ring
 from pam_daemon.sources import Source
 from pam_daemon.stages import Stages
@@ -163,10 +164,12 @@ class Station:
             setup.model,
             setup.config.model.batch,
             self._changed,
+            self._take_told,
             self._hand_on,
             setup.clock,
             self.stages.add("worker"),
         )
+        self._told: deque[Record] = deque()  # of what is rare: changes of a state
         self._journal: Journal | None = None  # the worker's connection
         self._log: str | None = None
         self._places: dict[str, int] = {}  # UTC, in ns, up to which each stream was listened to before this start
@@ -213,9 +216,19 @@ class Station:
         try:
             self._worker.run(streams, chores)
             self.report_effort()
+            self._hand_on(self._take_told())
         finally:
             for stream in streams:
                 stream.ring.close()
+
+    def tell(self, event: Event) -> None:
+        """Something that happened to the station, on any thread; the worker journals it in its next round."""
+        analysis, now = self._setup.analysis, rfc3339(self.clock.utc_ns())
+        identity = record_id("event", analysis.station, STATION_WIDE, None, None, event.what, now)
+        self._told.append(Record("event", analysis.station, STATION_WIDE, analysis.mode, identity, now, event))
+
+    def _take_told(self) -> list[Record]:
+        return [self._told.popleft() for _ in range(len(self._told))]
 
     def report_effort(self) -> None:
         """What was listened to, of every stream that has begun."""

@@ -102,6 +102,7 @@ class Stream:
         self._heard_until_utc_ns = heard_until_utc_ns  # by the process before this one
         self._announced = analysis.mode == "replay"  # a file began when its name says
         self._last_place: Place | None = None
+        self._told: deque[tuple[int, Event]] = deque()  # of what is rare: changes of a state
         self._lock = threading.Lock()  # samples are on the move from one count to the next
 
     def take(self, limit: int) -> list[FloatArray]:
@@ -119,6 +120,8 @@ class Stream:
     def settle(self, scores: FloatArray, timing: Timing, clock: Clock) -> list[Record]:
         """Scores (windows, labels) of the windows last taken -> what follows from them."""
         records: list[Record] = [] if self._announced or self.origin is None else self._announcement(clock)
+        while self._told and self.origin is not None:
+            records.append(self._event(*self._told.popleft(), clock))
         rows = iter(scores)
         left = len(scores)
         with self._lock:
@@ -132,6 +135,10 @@ class Stream:
                 else:
                     records.append(self._gap(item, clock))
         return records
+
+    def tell(self, event: Event) -> None:
+        """Something that happened to this stream, at the sample captured next; on any thread."""
+        self._told.append((self.ring.elapsed_samples, event))
 
     @property
     def analysed_s(self) -> float:
@@ -293,7 +300,7 @@ class Stream:
         began = at.utc(0)
         text = f"listening to {self._source.name}"
         body = Event("stream_began", "info", text, {"start_utc": began, "sample_rate_hz": self.sample_rate_hz})
-        records = [self._record("event", 0, body, clock, body.what)]
+        records = [self._event(0, body, clock)]
         if self._heard_until_utc_ns is not None and at.start_utc_ns is not None:
             away_ns = at.start_utc_ns - self._heard_until_utc_ns
             if away_ns > 0:
@@ -302,6 +309,9 @@ class Stream:
                 away = Unheard(-samples, samples, "gap", "not_running", True, PLACES_EVERY_S)
                 records.append(self._gap(away, clock))
         return records
+
+    def _event(self, sample: int, event: Event, clock: Clock) -> Record:
+        return self._record("event", sample, event, clock, event.what)
 
     def _began(self) -> Origin:
         assert self.origin is not None, "samples came before the origin was set"

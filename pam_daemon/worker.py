@@ -35,6 +35,7 @@ class Worker:
 
     Args:
         changed: notified when one of their rings is written to or closed.
+        told: gives the station's own records since the last round.
         hand_on: takes the records of one round, in order; journal first, then whoever listens.
         moved: called once a round.
     """
@@ -44,6 +45,7 @@ class Worker:
         model: Model,
         batch: int,
         changed: threading.Condition,
+        told: Callable[[], list[Record]],
         hand_on: Callable[[Sequence[Record]], None],
         clock: Clock,
         moved: Callable[[], None],
@@ -51,6 +53,7 @@ class Worker:
         self._model = model
         self._batch = batch
         self._changed = changed
+        self._told = told
         self._hand_on = hand_on
         self._clock = clock
         self._moved = moved
@@ -84,7 +87,7 @@ class Worker:
         scores = self._score([window for windows in taken for window in windows])
         timing = Timing(read_ns, self._clock.monotonic_ns())
         heard_s = [stream.analysed_s for stream in streams]
-        records: list[Record] = []
+        records = self._told()
         for stream, windows in zip(streams, taken, strict=True):
             own, scores = scores[: len(windows)], scores[len(windows) :]
             records += stream.settle(own, timing, self._clock)

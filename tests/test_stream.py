@@ -216,7 +216,7 @@ def analyse(
     capture = threading.Thread(target=fill, args=(source.blocks(), streams, range(2), clock, lambda: None))
     capture.start()
     try:
-        Worker(model, batch, changed, records.extend, clock, lambda: None).run(streams)
+        Worker(model, batch, changed, list, records.extend, clock, lambda: None).run(streams)
     finally:
         for stream in streams:
             stream.ring.close()
