@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 NS_PER_S = 1_000_000_000
+_TOGETHER_NS = 100_000  # two clocks read within this time were read at once
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """How good the machine's UTC is, by the kernel's word."""
+
+    quality: Literal["synchronised", "unsynchronised", "unknown"]
+    max_error_s: float | None = None  # of UTC, either way; grows while nobody corrects it
 
 
 class Clock(Protocol):
@@ -16,6 +27,8 @@ class Clock(Protocol):
     def monotonic_ns(self) -> int: ...
 
     def utc_ns(self) -> int: ...
+
+    def sync(self) -> Sync: ...
 
 
 class SystemClock:
@@ -27,6 +40,24 @@ class SystemClock:
     def utc_ns(self) -> int:
         return time.time_ns()
 
+    def sync(self) -> Sync:
+        return _kernel_sync()
+
+
+def utc_less_monotonic_ns(clock: Clock) -> int:
+    """The distance of the two clocks: it steps where UTC is set, and creeps where it is slewed."""
+    for _ in range(5):
+        before_ns, utc_ns, after_ns = clock.monotonic_ns(), clock.utc_ns(), clock.monotonic_ns()
+        if after_ns - before_ns < _TOGETHER_NS:
+            break
+    return utc_ns - (before_ns + after_ns) // 2
+
+
+class StreamClock(Protocol):
+    """A stream's time: the sample clock that holds at a sample."""
+
+    def at(self, sample: int) -> SampleClock: ...
+
 
 @dataclass(frozen=True, slots=True)
 class SampleClock:
@@ -34,6 +65,10 @@ class SampleClock:
 
     sample_rate_hz: int
     start_utc_ns: int | None  # UTC of sample 0; None where nobody knows (a file without a time)
+
+    def at(self, _: int) -> SampleClock:
+        """Itself: a recording has one clock."""
+        return self
 
     def seconds(self, sample: int) -> float:
         return sample / self.sample_rate_hz
@@ -64,3 +99,33 @@ def utc_ns_of(instant: datetime) -> int:
 def parse_rfc3339(text: str) -> int:
     """The inverse of `rfc3339`, in nanoseconds since 1970."""
     return utc_ns_of(datetime.fromisoformat(text))
+
+
+class _Timex(ctypes.Structure):
+    """The head of Linux's `struct timex`, adjtimex(2), and room for the rest."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),  # microseconds
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_byte * 256),
+    )
+
+
+_STA_UNSYNC = 0x40
+
+
+def _kernel_sync() -> Sync:
+    """adjtimex(2) with nothing to adjust, which needs no privilege; a sandbox may forbid it all the same."""
+    if sys.platform != "linux":
+        return Sync("unknown")
+    timex = _Timex()
+    if ctypes.CDLL(None).adjtimex(ctypes.byref(timex)) < 0:
+        return Sync("unknown")
+    quality: Literal["synchronised", "unsynchronised"] = (
+        "unsynchronised" if timex.status & _STA_UNSYNC else "synchronised"
+    )
+    return Sync(quality, timex.maxerror / 1e6)
