@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SYSTEM_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check bench install-systemd system-packages clean
+.PHONY: help setup demo test test-long check bench install-systemd install-units system-packages clean
 
 help:
 	@echo "make setup      .venv with the core packages (no torch)"
@@ -44,12 +44,15 @@ bench: .venv/core.stamp
 install-systemd:
 	$(PYTHON) -m venv $(DESTDIR)/opt/pamd
 	$(DESTDIR)/opt/pamd/bin/python -m pip install --quiet --disable-pip-version-check . --constraint constraints.txt
-	install -D -m 644 systemd/pamd@.service $(DESTDIR)/etc/systemd/system/pamd@.service
-	install -D -m 644 systemd/pamd.sysusers.conf $(DESTDIR)/etc/sysusers.d/pamd.conf
-	install -D -m 644 systemd/pamd-gpu.conf $(DESTDIR)/usr/share/doc/pamd/pamd-gpu.conf
-	[ -e $(DESTDIR)/etc/pamd ] || install -d -m 755 $(DESTDIR)/etc/pamd
+	$(MAKE) --no-print-directory install-units
 	[ -n "$(DESTDIR)" ] || { systemd-sysusers && systemctl daemon-reload; }
 	@echo "next: docs/deploying.md"
+
+install-units:
+	install -D -m 644 systemd/pamd@.service $(DESTDIR)/etc/systemd/system/pamd@.service
+	install -D -m 644 systemd/pamd.sysusers.conf $(DESTDIR)/etc/sysusers.d/pamd.conf
+	install -D -m 644 -t $(DESTDIR)/usr/share/doc/pamd systemd/pamd-gpu.conf
+	[ -e $(DESTDIR)/etc/pamd ] || install -d -m 755 $(DESTDIR)/etc/pamd
 
 clean:
 	rm -rf .venv demo bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
