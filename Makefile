@@ -5,8 +5,9 @@ BENCH_ARGS ?=
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# PortAudio for sounddevice; a private PulseAudio server is the tests' sound card; systemd reads the unit.
-SYSTEM_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins systemd
+# PortAudio for sounddevice; a private PulseAudio server is the tests' sound card; systemd reads the unit and
+# boots a machine that runs it.
+SYSTEM_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins systemd dbus
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long check bench install-systemd install-units system-packages clean
@@ -26,7 +27,7 @@ setup: .venv/core.stamp
 demo: .venv/core.stamp
 	$(BIN)/pamd demo
 
-test: .venv/full.stamp system-packages
+test: .venv/full.stamp system-packages .venv/bin/promtool
 	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
 
 test-long: .venv/full.stamp system-packages
@@ -74,6 +75,12 @@ clean:
 	@echo "installing the training and development packages: several GB, some minutes"
 	$(INSTALL) --editable ".[train,dev]" --constraint constraints-train.txt
 	@touch $@
+
+# Prometheus's tool that tries alert rules, taken out of its package: the server is not installed.
+.venv/bin/promtool: | .venv/bin/python system-packages
+	@directory=$$(mktemp -d) && cd $$directory && chmod 755 . && apt-get download -qq prometheus \
+	  && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool >promtool && chmod 755 promtool \
+	  && mv promtool $(CURDIR)/$@ || echo "no promtool: tests of the alert rules need it" >&2; rm -rf $$directory
 
 # Installed where that needs no password; elsewhere it is said what is missing, and the device tests fail.
 system-packages:

@@ -148,12 +148,12 @@ def run(
     choices = choices or list(config.devices)
     if not choices:
         raise ConfigError("no device: give --device, or devices in the configuration; `pamd devices` lists them")
-    clock, stop, ring_s = SystemClock(), threading.Event(), config.capture.ring_s
-    with hydrophones(choices, stop, clock, ring_s, required=bool(devices)) as found:
+    clock, stop = SystemClock(), threading.Event()
+    with hydrophones(choices, stop, clock, config.capture.ring_s, required=bool(devices)) as found:
         setup = set_up(config, "live", clock, threshold=threshold, hop_s=hop_s)
         path = journal_path(config, journal)
         with Station(setup, path, config.publish.endpoint, log_record, linger_s=0.0, stop=stop) as house:
-            run_devices(house, found, ring_s, load)
+            run_devices(house, found, config, load)
 
 
 @cli.command()
@@ -188,10 +188,10 @@ def model(file: Path | None, provider: Provider) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 def status(station: str, as_json: bool) -> None:
     """Ask a running daemon how it is."""
-    from pam_daemon.control import ask, socket_path
+    from pam_daemon.control import ask, running_socket_path
     from pam_daemon.tools.console import print_json, state_lines
 
-    answer = ask(socket_path(station))
+    answer = ask(running_socket_path(station))
     if as_json:
         print_json(answer)
     else:

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from pam_daemon.config import Device as DeviceChoice
 from pam_daemon.control import Control, socket_path
 from pam_daemon.errors import ConfigError, JournalError, PamdError
 from pam_daemon.fill import file_pieces, fill
+from pam_daemon.outlets import metrics
 from pam_daemon.records import Event, Wire
 from pam_daemon.sources import Outage
 from pam_daemon.sources.file import Recording
@@ -126,24 +127,26 @@ def hydrophones(
         yield [(choice, opened.enter_context(_open(choice, stop, clock, keep_s, required))) for choice in choices]
 
 
-def run(station: Station, devices: Sequence[Heard], ring_s: float, load: Callable[[], Config]) -> None:
+def run(station: Station, devices: Sequence[Heard], config: Config, load: Callable[[], Config]) -> None:
     """Listen to devices until SIGTERM or SIGINT; what was captured until then is analysed.
 
     A device that is lost is opened again, as often as it takes. SIGHUP reads the configuration again, with `load`.
 
     Raises:
-        EndpointError: a daemon of this station runs already.
+        EndpointError: a daemon of this station runs already, or the port for metrics is taken.
         ConfigError: two streams of one name.
     """
     hangup = threading.Event()
-    with _signals(station.crew.stop, hangup):
+    port = config.metrics.port
+    scraped = nullcontext() if port is None else metrics.serve(port, station.status, station.directory)
+    with _signals(station.crew.stop, hangup), scraped:
         control = Control(socket_path(station.name), station.state)
         fillers: list[tuple[str, Callable[[], None]]] = []
         streams: list[Stream] = []
         for choice, hydrophone in devices:
             prefix = f"{_device_name(choice)}-" if len(devices) > 1 else ""
             own = [
-                station.add_stream(f"{prefix}ch{channel}", hydrophone, ring_s, wait=False)
+                station.add_stream(f"{prefix}ch{channel}", hydrophone, config.capture.ring_s, wait=False)
                 for channel in choice.channels
             ]
             rows = [channel - 1 for channel in choice.channels]

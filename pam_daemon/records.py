@@ -130,6 +130,7 @@ class StreamStatus(msgspec.Struct, frozen=True):
     level_dbfs: float | None
     clipped: int
     source: str
+    trouble: str | None
     clock: ClockState
     hop_s: float
     detections: int

@@ -317,6 +317,12 @@ class Station:
             moved=self.stages.add("publisher"),
         )
 
+    @property
+    def directory(self) -> Path:
+        """Where a live station's journal is."""
+        assert self._journal_path is not None, "a live station has a journal"
+        return self._journal_path.parent
+
     def status(self) -> Wire:
         """What the heartbeat says, as its fields; on any thread."""
         assert self._journal_path is not None, "a live station has a journal"

@@ -206,7 +206,8 @@ class Stream:
     def status(self, real_time_factor: float | None) -> StreamStatus:
         with self._lock:
             counts = self._counts()
-        heard = self._source.state == self._source.name
+        delivers = self._source.state == self._source.name
+        trouble = self._hearing.state if delivers else self._source.state
         return StreamStatus(
             sample_rate_hz=self.sample_rate_hz,
             **counts,
@@ -214,7 +215,8 @@ class Stream:
             real_time_factor=real_time_factor,
             level_dbfs=self._last_place.level_dbfs if self._last_place else None,
             clipped=self.ring.clipped_samples,
-            source=(self._hearing.state if heard else None) or self._source.state,
+            source=trouble or self._source.state,
+            trouble=trouble,
             clock=self.origin.clock_state() if self.origin else ClockState(),
             hop_s=self._analysis.hop_samples * self._windower.stride / self._analysis.model_rate_hz,
             detections=self.detections,

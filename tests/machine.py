@@ -1,7 +1,7 @@
 """A machine whose PID 1 is systemd, for tests of the unit: namespaces of this one, with an overlay for its disk.
 
-Needs root and the right to mount, and nothing that Debian's `systemd` and `util-linux` do not bring. What happens inside
-changes nothing here: files go to the overlay, processes and cgroups end with PID 1, the network is a loopback alone.
+Needs root, the right to mount, and of Debian `systemd`, `dbus` and `util-linux`. What happens inside changes nothing
+here: files go to the overlay, processes and cgroups end with PID 1, the network is a loopback alone.
 pamd stands in /opt/pamd as `make install-systemd` leaves it, but that its packages are this environment's.
 """
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,10 @@ class Machine:
         enter = ["nsenter", f"--target={self.pid}", "--all", "env", "-i", f"PATH={os.environ['PATH']}"]
         return subprocess.run(
             [*enter, "LD_LIBRARY_PATH=/opt/python/lib", *words],
-            capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
         )
 
     def show(self, unit: str, name: str) -> str:
@@ -106,8 +109,12 @@ class Machine:
 
 
 @contextmanager
-def machine(directory: Path) -> Iterator[Machine]:
-    """Boot one; it is switched off at the end."""
+def machine(directory: Path, shared: Mapping[Path, str]) -> Iterator[Machine]:
+    """Boot one; it is switched off at the end.
+
+    Args:
+        shared: directories of this machine, and where the other sees them.
+    """
     if os.geteuid() != 0:
         pytest.skip("only root can boot a machine")
     binds = {
@@ -115,11 +122,13 @@ def machine(directory: Path) -> Iterator[Machine]:
         sysconfig.get_paths()["purelib"]: "/opt/site",
         **{str(REPOSITORY / package): f"/opt/source/{package}" for package in ("pam_daemon", "export")},
     }
+    binds |= {str(here): there for here, there in shared.items()}
     words = [word for bind in binds.items() for word in bind]
     boot = ["unshare", "--mount", "bash", "-euc", _OUTSIDE, "machine", str(directory), _PID_1, *words]
-    with (directory / "log").open("w") as log, subprocess.Popen(
-        boot, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
-    ) as process:
+    with (
+        (directory / "log").open("w") as log,
+        subprocess.Popen(boot, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
         assert process.stdout is not None
         first = process.stdout.readline()
         assert first, (directory / "log").read_text()
