@@ -71,7 +71,6 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "write /etc": write("/etc/pamd/planted"),
     "write /usr": write("/usr/planted"),
     "write /opt": write("/opt/pamd/planted"),
-    "write /proc/sys": write("/proc/sys/kernel/planted"),
     "write /var": write("/var/lib/planted"),
     "read /home": read("/home/keeper/letter"),
     "read /proc/1": read("/proc/1/status"),
