@@ -52,10 +52,11 @@ def _load(
     station: str | None,
     endpoint: str | None,
     threshold: float | None,
+    record: Path | None = None,
 ) -> Config:
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold {threshold:g}: a score lies between 0 and 1")
-    given = {"model.path": model, "station.name": station, "publish.endpoint": endpoint}
+    given = {"model.path": model, "station.name": station, "publish.endpoint": endpoint, "record.directory": record}
     quoted = [f"{key}={msgspec.json.encode(str(value)).decode()}" for key, value in given.items() if value is not None]
     return load_config(config_path, [*settings, *quoted])
 
@@ -123,6 +124,7 @@ def replay(
 @cli.command()
 @click.option("--device", "devices", multiple=True, help="As `pamd devices` prints it; may be repeated.")
 @click.option("--channels", default="1", show_default=True, help="Of each --device, from 1, with commas.")
+@click.option("--record", type=PATH, help="Keep the sound in this directory, as FLAC, with a clip of each detection.")
 @station_options
 def run(
     devices: tuple[str, ...],
@@ -135,13 +137,14 @@ def run(
     station: str | None,
     endpoint: str | None,
     journal: Path | None,
+    record: Path | None,
 ) -> None:
     """Listen to hydrophones until SIGTERM or SIGINT."""
     from pam_daemon.daemon import hydrophones, journal_path, log_record
     from pam_daemon.daemon import run as run_devices
     from pam_daemon.station import Station, set_up
 
-    config = _load(config_path, settings, model, station, endpoint, threshold)
+    config = _load(config_path, settings, model, station, endpoint, threshold, record)
     choices = [msgspec.convert({"device": name, "channels": _numbers(channels)}, Device) for name in devices]
     choices = choices or list(config.devices)
     if not choices:
@@ -151,7 +154,7 @@ def run(
         setup = set_up(config, "live", clock, threshold=threshold, hop_s=hop_s)
         path = journal_path(config, journal)
         with Station(setup, path, config.publish.endpoint, log_record, linger_s=0.0, stop=stop) as house:
-            run_devices(house, found, ring_s)
+            run_devices(house, found, ring_s, config.record)
 
 
 @cli.command()

@@ -17,11 +17,12 @@ import platformdirs
 import structlog
 
 from pam_daemon.clock import NS_PER_S, Clock, SampleClock, utc_ns_of
-from pam_daemon.config import Config
+from pam_daemon.config import Config, Record
 from pam_daemon.config import Device as DeviceChoice
 from pam_daemon.control import Control, socket_path
 from pam_daemon.errors import ConfigError, JournalError
 from pam_daemon.fill import file_pieces, fill
+from pam_daemon.outlets.recorder import Recorder
 from pam_daemon.records import Wire
 from pam_daemon.sources.file import Recording
 from pam_daemon.sources.hydrophone import Hydrophone, Outage
@@ -122,14 +123,15 @@ def hydrophones(
         yield [(choice, opened.enter_context(_open(choice, stop, clock, keep_s, required))) for choice in choices]
 
 
-def run(station: Station, devices: Sequence[Heard], ring_s: float) -> None:
+def run(station: Station, devices: Sequence[Heard], ring_s: float, record: Record) -> None:
     """Listen to devices until SIGTERM or SIGINT; what was captured until then is analysed.
 
     A device that is lost is opened again, as often as it takes.
 
     Raises:
         EndpointError: a daemon of this station runs already.
-        ConfigError: two streams of one name.
+        ConfigError: two streams of one name, or one that cannot be recorded.
+        RecordError: the directory for recordings cannot be written.
     """
     with _signals(station.crew.stop):
         control = Control(socket_path(station.name), station.state)
@@ -149,9 +151,12 @@ def run(station: Station, devices: Sequence[Heard], ring_s: float) -> None:
             fillers.append((stage, work))
             streams += own
         _refuse_same_names(streams)
+        recorder = Recorder(record, station.name, streams, station.clock) if record.directory else None
         for name, work in fillers:
             station.crew.start(name, work)
         worker = station.crew.start("worker", partial(_run_worker, station, streams))
+        if recorder is not None:
+            station.crew.start("recorder", partial(recorder.run, worker.is_alive))
         station.crew.start("control", partial(control.run, station.crew.stop))
         log.info("listening", streams=[stream.name for stream in streams], provider=station.provider)
         _supervise(station, worker)

@@ -7,6 +7,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
+
+from msgspec.structs import replace
 
 from pam_daemon.clock import NS_PER_S, Clock, SampleClock, rfc3339
 from pam_daemon.detect import Call, Detector
@@ -23,6 +26,7 @@ from pam_daemon.records import (
     ModelName,
     Position,
     Record,
+    RecorderStatus,
     StreamStatus,
     ThresholdSource,
     record_id,
@@ -74,6 +78,16 @@ class Timing:
     scored_ns: int
 
 
+class Recorder(Protocol):
+    """What keeps a stream's sound; asked by the worker, and by whoever wants a status."""
+
+    def order_clip(self, identity: str, start: int, end: int) -> str | None:
+        """Where the sound of a detection that has this id and the windows [start, end) will be."""
+        ...
+
+    def status(self) -> RecorderStatus: ...
+
+
 class Stream:
     """Reads its ring, gives windows to score, takes the scores, gives records.
 
@@ -86,6 +100,7 @@ class Stream:
         self.name = name
         self.ring = ring
         self.origin: Origin | None = None  # set before the first write to the ring
+        self.recorder: Recorder | None = None  # likewise
         self.sample_rate_hz = source.sample_rate_hz
         self.analysed_samples = 0
         self.windows = 0  # scored
@@ -194,6 +209,7 @@ class Stream:
             clipped=self.ring.clipped_samples,
             source=self._source.state,
             clock=ClockState(),
+            recorder=self.recorder.status() if self.recorder else None,
         )
 
     def _counts(self) -> dict[str, int]:
@@ -267,7 +283,10 @@ class Stream:
             latency_ms=self._latency(call.peak, timing, clock),
             position=analysis.position,
         )
-        return self._record("detection", start, body, clock, analysis.model.sha256, label)
+        record = self._record("detection", start, body, clock, analysis.model.sha256, label)
+        if self.recorder is None or record.id is None:
+            return record
+        return replace(record, body=replace(body, clip=self.recorder.order_clip(record.id, start, end)))
 
     def _latency(self, peak: Place, timing: Timing, clock: Clock) -> Latency:
         deciding = (self._last_place or peak).source_end

@@ -1,0 +1,1 @@
+"""Outlets: cursors that only take. What they lose is their own, counted apart, and costs the analysis nothing."""
