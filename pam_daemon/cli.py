@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
@@ -144,17 +145,18 @@ def run(
     from pam_daemon.daemon import run as run_devices
     from pam_daemon.station import Station, set_up
 
-    config = _load(config_path, settings, model, station, endpoint, threshold, record)
+    load = partial(_load, config_path, settings, model, station, endpoint, threshold, record)
+    config = load()
     choices = [msgspec.convert({"device": name, "channels": _numbers(channels)}, Device) for name in devices]
     choices = choices or list(config.devices)
     if not choices:
         raise ConfigError("no device: give --device, or devices in the configuration; `pamd devices` lists them")
-    clock, stop, ring_s = SystemClock(), threading.Event(), config.capture.ring_s
-    with hydrophones(choices, stop, clock, ring_s, required=bool(devices)) as found:
+    clock, stop = SystemClock(), threading.Event()
+    with hydrophones(choices, stop, clock, config.capture.ring_s, required=bool(devices)) as found:
         setup = set_up(config, "live", clock, threshold=threshold, hop_s=hop_s)
         path = journal_path(config, journal)
         with Station(setup, path, config.publish.endpoint, log_record, linger_s=0.0, stop=stop) as house:
-            run_devices(house, found, ring_s, config.record)
+            run_devices(house, found, config, load)
 
 
 @cli.command()

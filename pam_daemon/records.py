@@ -110,9 +110,13 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class ClockState(msgspec.Struct, frozen=True):
+    """A stream's clock: what has moved it since the stream began, and how good the machine's UTC is."""
+
     offset_s: float | None = None
     drift_ppm: float | None = None
+    drift_uncertainty_ppm: float | None = None
     quality: str | None = None
+    max_error_s: float | None = None
 
 
 class RecorderStatus(msgspec.Struct, frozen=True):
@@ -138,6 +142,9 @@ class StreamStatus(msgspec.Struct, frozen=True):
     clipped: int
     source: str
     clock: ClockState
+    hop_s: float
+    detections: int
+    last_detection_utc: str | None
     recorder: RecorderStatus | None
 
 

@@ -11,8 +11,10 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from pam_daemon.clock import NS_PER_S, Clock, SampleClock, rfc3339
-from pam_daemon.detect import Call, Detector
+from pam_daemon.clock import NS_PER_S, Clock, StreamClock, rfc3339
+from pam_daemon.detect import Call, Detector, Threshold
+from pam_daemon.hearing import Hearing
+from pam_daemon.live_clock import LiveClock
 from pam_daemon.records import (
     Body,
     ClockState,
@@ -28,7 +30,6 @@ from pam_daemon.records import (
     Record,
     RecorderStatus,
     StreamStatus,
-    ThresholdSource,
     record_id,
 )
 from pam_daemon.ring import FloatArray, Ring, Unheard
@@ -49,9 +50,9 @@ class Analysis:
     model_rate_hz: int
     window_samples: int
     hop_samples: int
-    threshold: float
-    threshold_source: ThresholdSource
+    threshold: Threshold  # at the start
     min_separation_s: float
+    floor_dbfs: float
     position: Position | None = None
 
 
@@ -59,15 +60,15 @@ class Analysis:
 class Origin:
     """Where a stream's sample 0 lies: known before the first sample is read."""
 
-    clock: SampleClock
+    clock: StreamClock
     # A sample number to the key of ids and the number counted from there: for a file its SHA-256 and the sample
     # within it, for a device the UTC at which the stream began.
     locate: Callable[[int], tuple[str, int]]
+    clock_state: Callable[[], ClockState] = ClockState
 
     @staticmethod
-    def live(sample_rate_hz: int, start_utc_ns: int) -> Origin:
-        key = rfc3339(start_utc_ns)
-        return Origin(SampleClock(sample_rate_hz, start_utc_ns), lambda sample: (key, sample))
+    def live(clock: LiveClock) -> Origin:
+        return Origin(clock, lambda sample: (clock.began_utc, sample), clock.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +105,12 @@ class Stream:
         self.sample_rate_hz = source.sample_rate_hz
         self.analysed_samples = 0
         self.windows = 0  # scored
+        self.threshold = analysis.threshold  # for the windows to come; any thread may set another
+        self.detections = 0
+        self.last_detection_utc: str | None = None
         self.done = False
         self._source = source
+        self._hearing = Hearing(source.sample_rate_hz, analysis.floor_dbfs)
         self._analysis = analysis
         self._cursor = ring.cursor()
         self._windower = Windower(
@@ -151,6 +156,16 @@ class Stream:
                     records.append(self._gap(item, clock))
         return records
 
+    def hear(self, samples: FloatArray) -> None:
+        """Samples (n,) of a device, before they go into the ring: what they tell of it."""
+        if event := self._hearing.feed(samples):
+            self.tell(event)
+
+    def thin(self, stride: int) -> None:
+        """From now on, of so many windows of the grid one is scored: no more than still cover every sample."""
+        analysis = self._analysis
+        self._windower.stride = max(1, min(stride, analysis.window_samples // analysis.hop_samples))
+
     def tell(self, event: Event) -> None:
         """Something that happened to this stream, at the sample captured next; on any thread."""
         self._told.append((self.ring.elapsed_samples, event))
@@ -169,7 +184,8 @@ class Stream:
         """UTC up to which everything is decided; None before the first sample."""
         if self.origin is None:
             return None
-        return self.origin.clock.utc_ns(self._cursor.position - self._windower.pending_samples)
+        decided = self._cursor.position - self._windower.pending_samples
+        return self.origin.clock.at(decided).utc_ns(decided)
 
     @property
     def waiting(self) -> bool:
@@ -188,8 +204,8 @@ class Stream:
             counts = self._counts()
         end = counts["elapsed_samples"]
         body = Effort(
-            start_utc=origin.clock.utc(0),
-            end_utc=origin.clock.utc(end),
+            start_utc=origin.clock.at(0).utc(0),
+            end_utc=origin.clock.at(end).utc(end),
             start_sample=0,
             end_sample=end,
             sample_rate_hz=self.sample_rate_hz,
@@ -197,9 +213,15 @@ class Stream:
         )
         return self._record("effort", 0, body, clock, end)
 
+    @property
+    def lag_s(self) -> float:
+        """Stream time that is captured and not yet decided."""
+        return self._pending_samples / self.sample_rate_hz
+
     def status(self, real_time_factor: float | None) -> StreamStatus:
         with self._lock:
             counts = self._counts()
+        heard = self._source.state == self._source.name
         return StreamStatus(
             sample_rate_hz=self.sample_rate_hz,
             **counts,
@@ -207,8 +229,11 @@ class Stream:
             real_time_factor=real_time_factor,
             level_dbfs=self._last_place.level_dbfs if self._last_place else None,
             clipped=self.ring.clipped_samples,
-            source=self._source.state,
-            clock=ClockState(),
+            source=(self._hearing.state if heard else None) or self._source.state,
+            clock=self.origin.clock_state() if self.origin else ClockState(),
+            hop_s=self._analysis.hop_samples * self._windower.stride / self._analysis.model_rate_hz,
+            detections=self.detections,
+            last_detection_utc=self.last_detection_utc,
             recorder=self.recorder.status() if self.recorder else None,
         )
 
@@ -219,11 +244,17 @@ class Stream:
                 "elapsed_samples": self.ring.elapsed_samples,
                 "analysed_samples": self.analysed_samples,
                 "gap_samples": self.ring.gap_samples,
-                "skipped_samples": self._cursor.skipped_samples + self._windower.skipped_samples,
-                "pending_samples": self._cursor.pending_samples
-                + self._windower.pending_samples
-                + self._in_flight_samples,
+                "skipped_samples": self.skipped_samples,
+                "pending_samples": self._pending_samples,
             }
+
+    @property
+    def skipped_samples(self) -> int:
+        return self._cursor.skipped_samples + self._windower.skipped_samples
+
+    @property
+    def _pending_samples(self) -> int:
+        return self._cursor.pending_samples + self._windower.pending_samples + self._in_flight_samples
 
     def _keep(self, items: Iterator[Item]) -> int:
         """Queue what the windower gave; how many windows it was."""
@@ -244,7 +275,7 @@ class Stream:
         self.windows += 1
         self._last_place = window.place
         for label, detector, score in zip(self._analysis.labels, self._detectors, scores, strict=True):
-            for call in detector.push(window.place, float(score)):
+            for call in detector.push(window.place, float(score), self.threshold):
                 yield self._detection(label, call, timing, clock)
 
     def _end_segment(self, end: SegmentEnd, timing: Timing, clock: Clock) -> Iterator[Record]:
@@ -257,11 +288,12 @@ class Stream:
     def _new_detectors(self) -> list[Detector]:
         analysis = self._analysis
         separation = round(analysis.min_separation_s * analysis.model_rate_hz)
-        return [Detector(analysis.threshold, separation) for _ in analysis.labels]
+        return [Detector(separation) for _ in analysis.labels]
 
     def _detection(self, label: str, call: Call, timing: Timing, clock: Clock) -> Record:
-        analysis, at = self._analysis, self._began().clock
+        analysis = self._analysis
         start, peak, end = call.first.source_start, call.peak.source_centre, call.last.source_end
+        at = self._began().clock.at(peak)
         body = Detection(
             start_utc=at.utc(start),
             end_utc=at.utc(end),
@@ -273,8 +305,8 @@ class Stream:
             end_sample=end,
             label=label,
             score=call.score,
-            threshold=analysis.threshold,
-            threshold_source=analysis.threshold_source,
+            threshold=call.threshold.score,
+            threshold_source=call.threshold.source,
             windows=call.windows,
             continuing=call.continuing,
             truncated=call.truncated,
@@ -283,6 +315,8 @@ class Stream:
             latency_ms=self._latency(call.peak, timing, clock),
             position=analysis.position,
         )
+        self.detections += 1
+        self.last_detection_utc = body.peak_utc
         record = self._record("detection", start, body, clock, analysis.model.sha256, label)
         if self.recorder is None or record.id is None:
             return record
@@ -299,7 +333,7 @@ class Stream:
         return Latency(audio_ms, read_ms, score_ms, decide_ms, audio_ms + read_ms + score_ms + decide_ms)
 
     def _gap(self, unheard: Unheard, clock: Clock) -> Record:
-        at = self._began().clock
+        at = self._began().clock.at(unheard.start)
         body = Gap(
             term=unheard.term,
             start_sample=unheard.start,
@@ -315,7 +349,7 @@ class Stream:
     def _announcement(self, clock: Clock) -> list[Record]:
         """That the stream has begun, and since when nobody had listened."""
         self._announced = True
-        at = self._began().clock
+        at = self._began().clock.at(0)
         began = at.utc(0)
         text = f"listening to {self._source.name}"
         body = Event("stream_began", "info", text, {"start_utc": began, "sample_rate_hz": self.sample_rate_hz})

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pam_daemon.errors import RecordError
-from pam_daemon.outlets.flac import FlacFile, file_name, start_utc_ns
+from pam_daemon.outlets import captured_utc_ns, tell
+from pam_daemon.outlets.flac import FlacFile, file_name
 from pam_daemon.records import Event
 from pam_daemon.stream import Stream
 
@@ -44,7 +45,7 @@ class Clips:
         there will be none: the recorder is too far behind.
         """
         begin = max(start - self._margin, self._stream.ring.heard_since(start) or 0)
-        name = file_name(self._station, self._stream.name, start_utc_ns(self._stream, begin), identity)
+        name = file_name(self._station, self._stream.name, captured_utc_ns(self._stream, begin), identity)
         try:
             self._orders.put_nowait(_Order(identity, name, begin, end + self._margin))
         except queue.Full:
@@ -65,7 +66,7 @@ class Clips:
             except RecordError as error:
                 self.lost += 1
                 data = {"detection": order.identity, "clip": f"{DIRECTORY}/{order.name}"}
-                self._stream.tell(Event("clip_lost", "warning", f"a call's clip is lost: {error}", data))
+                tell(self._stream, Event("clip_lost", "warning", f"a call's clip is lost: {error}", data))
 
     def _cut(self, order: _Order) -> None:
         samples = self._stream.ring.audio(order.begin, order.end)

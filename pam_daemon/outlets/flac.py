@@ -14,9 +14,7 @@ from pam_daemon.errors import RecordError, SourceError
 from pam_daemon.ring import FloatArray
 from pam_daemon.sources import Audio
 from pam_daemon.sources.file import recordings
-from pam_daemon.stream import Stream
 
-HIGHEST_RATE_HZ = 655_350  # that FLAC can hold
 PART = ".part"
 
 log = structlog.get_logger()
@@ -31,11 +29,9 @@ def file_name(station: str, stream: str, utc_ns: int, identity: str = "") -> str
     return ".".join(part for part in (station, stream, time, identity, "flac") if part)
 
 
-def start_utc_ns(stream: Stream, sample: int) -> int:
-    """The UTC of a sample that a live stream has captured."""
-    utc_ns = stream.origin.clock.at(sample).utc_ns(sample) if stream.origin else None
-    assert utc_ns is not None, "a live stream knows its time before its first sample"
-    return utc_ns
+def holds(sample_rate_hz: int) -> bool:
+    """Whether FLAC's frame headers have a code for a rate."""
+    return sample_rate_hz < 1 << 16 or (sample_rate_hz % 10 == 0 and sample_rate_hz // 10 < 1 << 16)
 
 
 class FlacFile:
@@ -51,6 +47,7 @@ class FlacFile:
         self._part = path.with_name(path.name + PART)
         self._failed = False
         try:
+            path.parent.mkdir(exist_ok=True)
             # By its path: a Python file object would need callbacks, which the systemd unit forbids.
             self._sound = soundfile.SoundFile(self._part, "w", sample_rate_hz, 1, "PCM_24", format="FLAC")
         except (OSError, soundfile.LibsndfileError) as error:
@@ -108,7 +105,7 @@ def _begins(part: Path) -> bool:
 
 
 def _rescue(part: Path) -> int:
-    """Give what a disk has taken of a file before it refused its name; how many samples that is, none: it is removed."""
+    """Name what a disk has taken of a file before it refused: so many samples, decoded to count them."""
     with suppress(OSError):
         try:
             (recording,) = recordings([part], min_rate_hz=1)

@@ -13,7 +13,7 @@ import numpy as np
 from pam_daemon.clock import NS_PER_S, Clock, utc_ns_of
 from pam_daemon.config import Record
 from pam_daemon.errors import ConfigError, RecordError
-from pam_daemon.outlets import clips, flac
+from pam_daemon.outlets import captured_utc_ns, clips, flac, tell
 from pam_daemon.outlets.flac import FlacFile, file_name
 from pam_daemon.outlets.quota import Quota
 from pam_daemon.records import Event, RecorderStatus, Severity
@@ -101,13 +101,13 @@ class Track:
             files=self._files,
             bytes=self._bytes,
             clips=self.clips.written,
-            clips_lost=self.clips.lost,
+            clips_lost=self.clips.lost + self.clips.refused,
         )
 
     def take(self) -> None:
-        """Write what has come into the ring."""
-        limit = round(_BLOCK_S * self._stream.sample_rate_hz)
-        while (piece := self._cursor.read(limit)) is not None:
+        """Write what has come into the ring; what comes meanwhile waits, so that no stream holds up the others."""
+        limit, end = round(_BLOCK_S * self._stream.sample_rate_hz), self._stream.ring.elapsed_samples
+        while self._cursor.position < end and (piece := self._cursor.read(limit)) is not None:
             if isinstance(piece, Unheard):
                 self.close()
             else:
@@ -149,9 +149,7 @@ class Track:
 
     def _open(self, start: int) -> FlacFile:
         stream = self._stream
-        assert stream.origin is not None, "samples came before the origin was set"
-        utc_ns = stream.origin.clock.at(start).utc_ns(start)
-        assert utc_ns is not None, "a live stream knows its time"
+        utc_ns = captured_utc_ns(stream, start)
         file = FlacFile(self._directory / file_name(self._station, stream.name, utc_ns), stream.sample_rate_hz)
         self._file_end = next_file(start, utc_ns, stream.sample_rate_hz, self._period_ns)
         return file
@@ -168,7 +166,7 @@ class Track:
             self._tell("recording_resumed", "info", "recording again")
 
     def _tell(self, what: str, severity: Severity, text: str) -> None:
-        self._stream.tell(Event(what, severity, text, {"lost_samples": self.status().lost_samples}))
+        tell(self._stream, Event(what, severity, text, {"lost_samples": self.status().lost_samples}))
 
 
 def next_file(start: int, utc_ns: int, sample_rate_hz: int, period_ns: int) -> int:
@@ -178,10 +176,10 @@ def next_file(start: int, utc_ns: int, sample_rate_hz: int, period_ns: int) -> i
 
 
 def _check(station: str, stream: Stream, clock: Clock) -> None:
-    if stream.sample_rate_hz > flac.HIGHEST_RATE_HZ:
+    if not flac.holds(stream.sample_rate_hz):
         raise ConfigError(
-            f"record.directory: {stream.name} has {stream.sample_rate_hz} Hz, FLAC at most {flac.HIGHEST_RATE_HZ} Hz; "
-            "give its device a lower sample_rate_hz, or do not record"
+            f"record.directory: stream {stream.name} has {stream.sample_rate_hz} Hz; FLAC holds up to 65535 Hz, and "
+            "tens up to 655350 Hz: give its device another sample_rate_hz, or do not record"
         )
     utc_ns = clock.utc_ns()
     named = start_of(file_name(station, stream.name, utc_ns))
