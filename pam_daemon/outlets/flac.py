@@ -12,10 +12,11 @@ import structlog
 from pam_daemon.clock import rfc3339
 from pam_daemon.errors import RecordError, SourceError
 from pam_daemon.ring import FloatArray
-from pam_daemon.sources import Audio
 from pam_daemon.sources.file import recordings
 
 PART = ".part"
+_NO_FRAME_BYTES = 1000  # a smaller file, of which nothing can be decoded, is a header at most
+_LENGTH_AT = 21
 
 log = structlog.get_logger()
 
@@ -68,53 +69,48 @@ class FlacFile:
 
     def close(self) -> int:
         """End the file and give it its name; how many samples are in it: all, unless the disk refused."""
-        try:
+        with suppress(OSError, soundfile.LibsndfileError):
             self._sound.close()
-            if not self._failed:
+            # libsndfile does not tell when the last frame found no room; the length is filled in after it.
+            if not self._failed and soundfile.info(self._part).frames == self.samples:
                 _sync(self._part)
                 self._part.rename(self.path)
                 return self.samples
-        except (OSError, soundfile.LibsndfileError) as error:
-            log.warning("recording cut short", file=str(self._part), error=str(error))
-        return _rescue(self._part)
+        return rescue(self._part)
 
 
-def rescue(directory: Path, station: str) -> None:
-    """Give the files that a killed process has left their names; one that cannot be read is left, and that is said.
+def leftovers(directory: Path, station: str) -> list[Path]:
+    """Files that a killed process has not ended."""
+    return sorted(directory.glob(f"{station}.*{PART}"))
 
-    Only the first sample is decoded: to decode all would hold the recorder up for longer than the ring. Their headers
-    do not tell their length.
+
+def rescue(part: Path) -> int:
+    """End a file that was left open or that the disk has refused to take more of; how many samples are in it.
+
+    One without a sample is removed; one that is no sound is left as it is, and that is said.
     """
-    for part in sorted(directory.glob(f"{station}.*{PART}")):
-        try:
-            if _begins(part):
-                part.rename(part.with_suffix(""))
-                log.info("recording rescued", file=str(part.with_suffix("")))
-            else:
+    try:
+        (recording,) = recordings([part], min_rate_hz=1)  # decodes it, for its header does not tell its length
+        _fill_in_length(part, recording.samples)
+        _sync(part)
+        part.rename(part.with_suffix(""))
+        return recording.samples
+    except (OSError, SourceError) as error:
+        with suppress(OSError):
+            if part.stat().st_size < _NO_FRAME_BYTES:
                 part.unlink()
-        except (OSError, soundfile.LibsndfileError) as error:
-            log.warning("recording cannot be rescued, left as it is", file=str(part), error=str(error))
+                return 0
+        log.warning("recording cannot be rescued", file=str(part), error=str(error))
+        return 0
 
 
-def _begins(part: Path) -> bool:
-    """Whether there is a sample in a file."""
-    if part.stat().st_size == 0:
-        return False
-    with soundfile.SoundFile(part) as sound:
-        return len(sound.read(1)) > 0
-
-
-def _rescue(part: Path) -> int:
-    """Name what a disk has taken of a file before it refused: so many samples, decoded to count them."""
-    with suppress(OSError):
-        try:
-            (recording,) = recordings([part], min_rate_hz=1)
-            pieces = [piece.samples.shape[1] for piece in recording.blocks() if isinstance(piece, Audio)]
-            part.rename(part.with_suffix(""))
-            return sum(pieces)
-        except SourceError:
-            part.unlink()
-    return 0
+def _fill_in_length(path: Path, samples: int) -> None:
+    """Into the stream information block, where it takes the last 36 bits of these five bytes (RFC 9639, 8.2)."""
+    with path.open("r+b") as file:
+        file.seek(_LENGTH_AT)
+        others = int.from_bytes(file.read(5), "big") >> 36
+        file.seek(_LENGTH_AT)
+        file.write((others << 36 | samples).to_bytes(5, "big"))
 
 
 def _sync(path: Path) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import structlog
 
 from pam_daemon.clock import NS_PER_S, Clock, utc_ns_of
 from pam_daemon.config import Record
@@ -26,6 +27,8 @@ _BLOCK_S = 10.0  # of sound, at most, between two looks at the disk
 _RETRY_NS = 60 * NS_PER_S  # after a refusal of the disk
 _ON_AGAIN_S = 10.0  # of sound that the disk has taken: it takes what comes
 _TOO_SOON_NS = NS_PER_S  # a file that would be shorter goes on to the boundary after
+
+log = structlog.get_logger()
 
 
 class Recorder:
@@ -50,9 +53,10 @@ class Recorder:
 
     def run(self, listening: Callable[[], bool]) -> None:
         """Until the worker has ended: its last calls want clips too."""
-        for directory in self._directories:
-            flac.rescue(directory, self._station)
+        left = [part for directory in self._directories for part in flac.leftovers(directory, self._station)]
         while listening():
+            if left and flac.rescue(part := left.pop()):
+                log.info("recording rescued", file=str(part.with_suffix("")))
             self.round()
             time.sleep(_EVERY_S)
         self.round()
