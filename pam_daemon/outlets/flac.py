@@ -15,7 +15,6 @@ from pam_daemon.ring import FloatArray
 from pam_daemon.sources.file import recordings
 
 PART = ".part"
-_NO_FRAME_BYTES = 1000  # a smaller file, of which nothing can be decoded, is a header at most
 _LENGTH_AT = 21
 
 log = structlog.get_logger()
@@ -96,12 +95,18 @@ def rescue(part: Path) -> int:
         part.rename(part.with_suffix(""))
         return recording.samples
     except (OSError, SourceError) as error:
-        with suppress(OSError):
-            if part.stat().st_size < _NO_FRAME_BYTES:
-                part.unlink()
-                return 0
-        log.warning("recording cannot be rescued", file=str(part), error=str(error))
+        if isinstance(error, SourceError) and _is_hollow(part):
+            part.unlink(missing_ok=True)
+        else:
+            log.warning("recording cannot be rescued", file=str(part), error=str(error))
         return 0
+
+
+def _is_hollow(part: Path) -> bool:
+    """Nothing, or a FLAC file's header with not a whole frame behind it."""
+    with suppress(OSError, soundfile.LibsndfileError):
+        return part.stat().st_size == 0 or bool(soundfile.info(part).format == "FLAC")
+    return False
 
 
 def _fill_in_length(path: Path, samples: int) -> None:
