@@ -230,6 +230,20 @@ def simulate(path: Path, minutes: float, calls: int, seed: int) -> None:
 
 
 @cli.command()
+@click.argument("clip", type=PATH)
+@click.option("--out", type=PATH, help="The PNG, instead of CLIP.png beside it.")
+@click.option("--model", type=PATH, help="Frequencies up to this model's mel range, instead of the shipped one's.")
+@click.option("--channel", type=int, default=1, show_default=True)
+def picture(clip: Path, out: Path | None, model: Path | None, channel: int) -> None:
+    """Draw the spectrogram of a clip, or of any recording."""
+    from pam_daemon.model import Model, shipped_model
+    from pam_daemon.tools.picture import draw_clip
+
+    features = Model(model or shipped_model(), "cpu").card.features
+    click.echo(draw_clip(clip, out, 1.1 * features.max_hz, channel))
+
+
+@cli.command()
 @click.option("--dir", "directory", type=PATH, default=Path("demo"), show_default=True, help="Where the files go.")
 def demo(directory: Path) -> None:
     """Simulate a sea, replay it while another process listens, and compare with the truth."""

@@ -79,7 +79,7 @@ class Timing:
     scored_ns: int
 
 
-class Recorder(Protocol):
+class StreamRecorder(Protocol):
     """What keeps a stream's sound; asked by the worker, and by whoever wants a status."""
 
     def order_clip(self, identity: str, start: int, end: int) -> str | None:
@@ -101,7 +101,7 @@ class Stream:
         self.name = name
         self.ring = ring
         self.origin: Origin | None = None  # set before the first write to the ring
-        self.recorder: Recorder | None = None  # likewise
+        self.recorder: StreamRecorder | None = None  # likewise
         self.sample_rate_hz = source.sample_rate_hz
         self.analysed_samples = 0
         self.windows = 0  # scored
