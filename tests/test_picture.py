@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from matplotlib.image import imread
 from pam_daemon.errors import SourceError
 from pam_daemon.tools import picture
 from pam_daemon.tools.evaluate import Detected
-from pam_daemon.tools.picture import draw
+from pam_daemon.tools.picture import draw, draw_clip
 from pam_daemon.tools.tables import Selection
 
 RATE_HZ = 2000
@@ -131,6 +133,38 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
         tracemalloc.stop()
         assert rows[0].decibels.shape == rows[1].decibels.shape == (81, picture.COLUMNS)
     assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_a_clip_is_drawn_beside_it_as_far_as_its_frequencies_go(noise: Path, tmp_path: Path) -> None:
+    """All the width is its own, whatever its length; what reaches higher than the recording shows is left out."""
+    samples, _ = soundfile.read(noise, start=60 * RATE_HZ, frames=5 * RATE_HZ)
+    clip = tmp_path / "harbour.ch1.20090329T171500.250000Z.0123.flac"
+    soundfile.write(clip, samples, RATE_HZ)
+    assert draw_clip(clip, None, 400.0, 1) == clip.with_name(clip.name + ".png")
+    drawn = imread(clip.with_name(clip.name + ".png"))[:, :, :3]
+    bright = (np.abs(drawn - np.array(to_rgb(picture.SEA[-1]))).max(axis=2) < 0.05).sum(axis=1)
+    height = int(bright.argmax())
+    assert bright[height] > 1400, "a tone of 200 Hz from one side to the other"
+    draw_clip(clip, tmp_path / "wide.png", 10_000.0, 1)
+    wide = (np.abs(imread(tmp_path / "wide.png")[:, :, :3] - np.array(to_rgb(picture.SEA[-1]))).max(axis=2) < 0.05).sum(
+        axis=1
+    )
+    assert wide.max() > 1400
+    assert int(wide.argmax()) > height, "half as high on an axis to the Nyquist frequency"
+
+
+def test_the_command_says_where_the_picture_is_and_what_is_wrong_with_a_clip(noise: Path, tmp_path: Path) -> None:
+    """A path, or one line and exit code 1."""
+    (tmp_path / "clip.flac").write_text("not sound")
+    for clip, code, out, err in (
+        (noise, 0, f"{tmp_path / 'p.png'}\n", ""),
+        (tmp_path / "clip.flac", 1, "", f"pamd: {tmp_path / 'clip.flac'}: cannot be read"),
+    ):
+        command = [sys.executable, "-m", "pam_daemon", "picture", str(clip), "--out", str(tmp_path / "p.png")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (code, out), done.stderr
+        assert done.stderr.startswith(err) and len(done.stderr.splitlines()) == code
+    assert imread(tmp_path / "p.png").shape[1] == 1650
 
 
 def test_a_flac_that_breaks_off_is_an_error(noise: Path, tmp_path: Path) -> None:

@@ -199,8 +199,10 @@ def test_systemd_hears_ready_then_a_watchdog_while_all_stages_move_then_stopping
         assert told == b"STOPPING=1"
 
 
-def status(station: Station) -> Wire:
-    done = subprocess.run([*PAMD, "status", "--json"], env=station.env, capture_output=True, text=True, check=False)
+def status(station: Station, name: str = "pamd") -> Wire:
+    done = subprocess.run(
+        [*PAMD, "status", "--json", "--station", name], env=station.env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     answer: Wire = json.loads(done.stdout)
     return answer
