@@ -228,7 +228,9 @@ def _draw_row(axes: Any, row: _Row, row_s: float, top_hz: float) -> None:
     )
     axes.set_xlim(row.begin_s, row.begin_s + row_s)
     axes.set_ylim(0.0, top_hz)
-    axes.set_yticks([tick for tick in MaxNLocator(5, steps=(1, 2, 2.5, 5, 10)).tick_values(0.0, top_hz) if 0 <= tick <= top_hz])
+    axes.set_yticks(
+        [tick for tick in MaxNLocator(5, steps=(1, 2, 2.5, 5, 10)).tick_values(0.0, top_hz) if 0 <= tick <= top_hz]
+    )
     step_s = next((step for step in TICKS_S if row_s / step <= 14), row_s)
     ticks = row.begin_s + step_s * np.arange(int(row_s / step_s + 1e-9) + 1)
     axes.set_xticks(ticks, [f"{tick:g}" if row_s < 60 else _clock(tick) for tick in ticks])
