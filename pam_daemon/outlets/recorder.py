@@ -42,7 +42,8 @@ class Recorder:
     """
 
     def __init__(self, config: Record, station: str, streams: Sequence[Stream], clock: Clock) -> None:
-        directory = Path(config.directory or ".")
+        assert config.directory is not None, "nothing is recorded without a directory"
+        directory = Path(config.directory)
         for stream in streams:
             _check(station, stream, clock)
         _prepare(directory, station)
