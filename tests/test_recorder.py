@@ -7,7 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -253,8 +253,12 @@ def test_what_a_full_disk_refuses_is_lost_to_the_sample_and_what_it_took_can_be_
             bench.ring.write(part)
             bench.clock.now_ns += NS_PER_S
             bench.recorder.round()
+        with suppress(OSError), (disk / "full").open("wb", buffering=0) as full:
+            while True:
+                full.write(bytes(1000))
         assert bench.streams[0].recorder is not None
-        assert bench.streams[0].recorder.order_clip("f" * 32, 100_000, 130_000) is not None
+        for length in (3000, 30_000):  # one frame, written when the file is closed, and several
+            assert bench.streams[0].recorder.order_clip(f"{length:032}", 100_000, 100_000 + length) is not None
         bench.end()
         files = bench.files()
         assert files
@@ -262,8 +266,8 @@ def test_what_a_full_disk_refuses_is_lost_to_the_sample_and_what_it_took_can_be_
             np.testing.assert_array_equal(samples, noise[start : start + len(samples)])
         assert sum(map(len, files.values())) + bench.lost_samples == len(noise)
         assert bench.lost_samples > 100_000
-        assert [event.what for event in bench.events()] == ["recording_stopped", "clip_lost"]
-        assert list(disk.glob("**/*.part")) == []
+        assert [event.what for event in bench.events()] == ["recording_stopped", "clip_lost", "clip_lost"]
+        assert list(disk.glob("**/*.part")) == list((disk / "clips").iterdir()) == []
 
 
 def test_a_killed_recorder_s_files_are_ended_at_the_next_start(tmp_path: Path) -> None:
