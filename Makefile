@@ -5,9 +5,9 @@ BENCH_ARGS ?=
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# PortAudio for sounddevice; a private PulseAudio server is the tests' sound card; systemd reads the unit and
-# boots a machine that runs it.
-SYSTEM_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins systemd dbus
+# PortAudio for sounddevice; a private PulseAudio server is the tests' sound card; systemd reads the unit, and boots a
+# machine that runs it; faketime sets a daemon's UTC.
+SYSTEM_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins systemd dbus faketime
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long check bench install-systemd install-units system-packages clean

@@ -53,10 +53,11 @@ def _load(
     station: str | None,
     endpoint: str | None,
     threshold: float | None,
+    record: Path | None = None,
 ) -> Config:
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold {threshold:g}: a score lies between 0 and 1")
-    given = {"model.path": model, "station.name": station, "publish.endpoint": endpoint}
+    given = {"model.path": model, "station.name": station, "publish.endpoint": endpoint, "record.directory": record}
     quoted = [f"{key}={msgspec.json.encode(str(value)).decode()}" for key, value in given.items() if value is not None]
     return load_config(config_path, [*settings, *quoted])
 
@@ -124,6 +125,7 @@ def replay(
 @cli.command()
 @click.option("--device", "devices", multiple=True, help="As `pamd devices` prints it; may be repeated.")
 @click.option("--channels", default="1", show_default=True, help="Of each --device, from 1, with commas.")
+@click.option("--record", type=PATH, help="Keep the sound in this directory, as FLAC, with a clip of each detection.")
 @station_options
 def run(
     devices: tuple[str, ...],
@@ -136,13 +138,14 @@ def run(
     station: str | None,
     endpoint: str | None,
     journal: Path | None,
+    record: Path | None,
 ) -> None:
     """Listen to hydrophones until SIGTERM or SIGINT."""
     from pam_daemon.daemon import hydrophones, journal_path, log_record
     from pam_daemon.daemon import run as run_devices
     from pam_daemon.station import Station, set_up
 
-    load = partial(_load, config_path, settings, model, station, endpoint, threshold)
+    load = partial(_load, config_path, settings, model, station, endpoint, threshold, record)
     config = load()
     choices = [msgspec.convert({"device": name, "channels": _numbers(channels)}, Device) for name in devices]
     choices = choices or list(config.devices)
@@ -224,6 +227,20 @@ def simulate(path: Path, minutes: float, calls: int, seed: int) -> None:
 
     simulate_sea(path, minutes=minutes, calls=calls, seed=seed)
     click.echo(f"{path}: a simulated sea, {minutes:g} min with {calls} upcalls; the truth is in {truth_path(path)}")
+
+
+@cli.command()
+@click.argument("clip", type=PATH)
+@click.option("--out", type=PATH, help="The PNG, instead of CLIP.png beside it.")
+@click.option("--model", type=PATH, help="Frequencies up to this model's mel range, instead of the shipped one's.")
+@click.option("--channel", type=int, default=1, show_default=True)
+def picture(clip: Path, out: Path | None, model: Path | None, channel: int) -> None:
+    """Draw the spectrogram of a clip, or of any recording."""
+    from pam_daemon.model import Model, shipped_model
+    from pam_daemon.tools.picture import draw_clip
+
+    features = Model(model or shipped_model(), "cpu").card.features
+    click.echo(draw_clip(clip, out, 1.1 * features.max_hz, channel))
 
 
 @cli.command()

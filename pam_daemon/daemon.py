@@ -24,6 +24,7 @@ from pam_daemon.control import Control, socket_path
 from pam_daemon.errors import ConfigError, JournalError, PamdError
 from pam_daemon.fill import file_pieces, fill
 from pam_daemon.outlets import metrics
+from pam_daemon.outlets.recorder import Recorder
 from pam_daemon.records import Event, Wire
 from pam_daemon.sources import Outage
 from pam_daemon.sources.file import Recording
@@ -137,7 +138,8 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
 
     Raises:
         EndpointError: a daemon of this station runs already, or the port for metrics is taken.
-        ConfigError: two streams of one name.
+        ConfigError: two streams of one name, or one that cannot be recorded.
+        RecordError: the directory for recordings cannot be written.
     """
     hangup = threading.Event()
     port = config.metrics.port
@@ -161,9 +163,12 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
             fillers.append((stage, work))
             streams += own
         _refuse_same_names(streams)
+        recorder = Recorder(config.record, station.name, streams, station.clock) if config.record.directory else None
         for name, work in fillers:
             station.crew.start(name, work)
         worker = station.crew.start("worker", partial(_run_worker, station, streams))
+        if recorder is not None:
+            station.crew.start("recorder", partial(recorder.run, worker.is_alive))
         station.crew.start("control", partial(control.run, station.crew.stop))
         log.info("listening", streams=[stream.name for stream in streams], provider=station.provider)
         _supervise(station, worker, hangup, load)

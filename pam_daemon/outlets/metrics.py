@@ -29,6 +29,7 @@ _COUNTERS: tuple[tuple[str, str, Callable[[Wire], float | None]], ...] = (
     ("skipped_samples", "Captured, not analysed.", lambda s: s["skipped_samples"]),
     ("clipped_samples", "At full scale.", lambda s: s["clipped"]),
     ("detections", "Since the daemon started.", lambda s: s["detections"]),
+    ("recorder_lost_samples", "Captured, not recorded.", lambda s: (s["recorder"] or {}).get("lost_samples")),
 )
 _GAUGES: tuple[tuple[str, str, Callable[[Wire], float | None]], ...] = (
     ("pending_samples", "Captured, not yet decided.", lambda s: s["pending_samples"]),
