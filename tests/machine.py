@@ -30,7 +30,8 @@ group="groups/pamd-test-$$"
 mkdir "$group"
 mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
 (echo "$BASHPID" >"$group/cgroup.procs"
- exec unshare --cgroup --pid --ipc --uts --net --fork --kill-child bash -euc "$2" pid1 "${@:3}") || true
+ exec setpriv --pdeathsig KILL unshare --mount --cgroup --pid --ipc --uts --net --fork --kill-child \
+   bash -euc "$2" pid1 "${@:3}") || true
 find "$group" -depth -type d -exec rmdir {} +
 """
 
@@ -124,7 +125,20 @@ def machine(directory: Path, shared: Mapping[Path, str]) -> Iterator[Machine]:
     }
     binds |= {str(here): there for here, there in shared.items()}
     words = [word for bind in binds.items() for word in bind]
-    boot = ["unshare", "--mount", "bash", "-euc", _OUTSIDE, "machine", str(directory), _PID_1, *words]
+    boot = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        "--mount",
+        "bash",
+        "-euc",
+        _OUTSIDE,
+        "machine",
+        str(directory),
+        _PID_1,
+        *words,
+    ]
     with (
         (directory / "log").open("w") as log,
         subprocess.Popen(boot, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True) as process,
