@@ -75,6 +75,7 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "read /home": read("/home/keeper/letter"),
     "read /proc/1": read("/proc/1/status"),
     "open a device": read("/dev/tun"),
+    "sound card": read("/dev/snd"),
     "read the kernel's log": read("/dev/kmsg"),
     "set the clock": lambda: time.clock_settime(time.CLOCK_REALTIME, time.time()),
     "raw packets": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close(),
