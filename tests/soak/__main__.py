@@ -1,0 +1,49 @@
+"""`make soak`: hours of listening, and a hundred hours of replay: does anything grow, get lost or remain unexplained?
+
+`make soak HOURS=2` runs both parts. Ctrl-C ends them early, with a report of what there is; `--report` prints that of a
+soak that still runs, or is over. The exit code is 1 where a promise is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # for sound.py
+
+import live
+import report
+
+PARTS = ("live",)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all where none is given")
+    parser.add_argument("--hours", type=float, default=2.0, help="of the live part")
+    parser.add_argument("--dir", type=Path, default=Path("soak"), help="where the files go")
+    parser.add_argument("--report", action="store_true", help="say what the files there show, and run nothing")
+    chosen = parser.parse_args()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    print(f"{platform.platform()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}", flush=True)
+    whole = True
+    directory = chosen.dir.resolve() / "live"
+    if not chosen.report:
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        live.soak(directory, chosen.hours, stop)
+    print("\nlive")
+    whole &= report.show(report.live(directory, live.SEA_CALLS / live.SEA_MINUTES / 60))
+    sys.exit(0 if whole else 1)
+
+
+if __name__ == "__main__":
+    main()
