@@ -95,7 +95,7 @@ def soak(directory: Path, hours: float, stop: threading.Event) -> None:
         room = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
         server = ends.enter_context(sound_server(room, CHANNELS, DEVICES))
         seas = {device: _write_sea(directory / f"{device}.aiff", number) for number, device in enumerate(DEVICES)}
-        port = _free_ports()
+        port = free_ports()
         ends.enter_context(_listening(directory, f"tcp://127.0.0.1:{port}"))
         daemon = ends.enter_context(_running(directory, server, f"tcp://127.0.0.1:{port}"))
         house = House(directory, server, daemon, seas)
@@ -136,7 +136,7 @@ def _running(directory: Path, server: SoundServer, endpoint: str) -> Iterator[su
     try:
         yield daemon
     finally:
-        _end(daemon, directory / "daemon.exit", _END_S)
+        end(daemon, directory / "daemon.exit", _END_S)
         time.sleep(_LINGER_S)
 
 
@@ -148,10 +148,10 @@ def _listening(directory: Path, endpoint: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _end(listener, directory / "listen.exit", _END_S)
+        end(listener, directory / "listen.exit", _END_S)
 
 
-def _end(process: subprocess.Popen[bytes], code_path: Path, wait_s: float) -> None:
+def end(process: subprocess.Popen[bytes], code_path: Path, wait_s: float) -> None:
     """Ask, then insist."""
     process.send_signal(signal.SIGTERM)
     try:
@@ -173,7 +173,7 @@ def _write_sea(path: Path, number: int) -> Path:
     return path
 
 
-def _free_ports() -> int:
+def free_ports() -> int:
     """A port that is free, and the next one too."""
     while True:
         with socket.socket() as first, socket.socket() as second:
