@@ -24,7 +24,7 @@ from samples import append, sample
 from pam_daemon.subscribe import Subscriber
 from pam_daemon.tools.simulate import Sea
 
-RATE_HZ = 4000
+RATE_HZ = 8000  # sample numbers pass 2^31 in hour 75
 CALLS_PER_H = 180
 TURN_S = 35
 EVERY_S = 1.0  # between statuses: some minutes of stream
@@ -74,7 +74,7 @@ def _replaying(directory: Path, sea: Path, endpoint: str) -> Iterator[subprocess
 
 
 def _write(sea: Path, hours: int) -> None:
-    """An AIFF an hour; 29 MB each."""
+    """An AIFF an hour; 58 MB each."""
     made = Sea(minutes=60, calls=CALLS_PER_H, seed=1)
     hour = soxr.resample(np.concatenate(list(made.blocks())), made.sample_rate_hz, RATE_HZ)
     begin = datetime(2026, 1, 1, tzinfo=UTC)

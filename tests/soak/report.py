@@ -24,6 +24,7 @@ NEAR_S = 30.0  # of a gap, a stall explains it
 HEARD_SHARE = 0.5  # of the calls played, at least
 GROWTH_MB = 4.0  # of a replay, from hour 10 to its end
 FROM_H = 10.0
+SAME_SHARE = 0.05
 STREAMS = 4
 
 Promise = tuple[str, bool | None, str]  # what was promised; held, broken or not judged (None); what was seen
@@ -59,7 +60,9 @@ def replayed(directory: Path) -> Iterator[Promise]:
     settled = [sample for sample in samples if sample.at_s >= FROM_H * 3600]
     for name in ("threads", "descriptors"):
         yield _constant(name, settled)
-    yield _received(_journalled(directory / "journal"), directory / "received.jsonl")
+    records = _journalled(directory / "journal")
+    yield _received(records, directory / "received.jsonl")
+    yield _beyond(records, hours)
     code = directory / "replay.exit"
     yield "the replay ends in order", code.read_text() == "0" if code.exists() else None, _code(code)
 
@@ -147,6 +150,18 @@ def _journalled(path: Path) -> list[Wire]:
         while batch := journal.since(records[-1]["seq"] if records else 0):
             records += batch
     return records
+
+
+def _beyond(records: Sequence[Wire], hours: float) -> Promise:
+    """The same sound turned: numbers of 31 bits and more change nothing."""
+    promise = f"past sample 2^31, calls are heard as often as before, within {SAME_SHARE:.0%}"
+    calls = [record for record in records if record["kind"] == "detection"]
+    past = [call["start_s"] / 3600 for call in calls if call["start_sample"] >= 2**31]
+    if not past:
+        return promise, None, f"{len(calls)} detections, none there"
+    before = (len(calls) - len(past)) / past[0]
+    after = len(past) / (hours - past[0])
+    return promise, abs(after / before - 1) <= SAME_SHARE, f"{before:.1f} an hour before, {after:.1f} after"
 
 
 def _gaps(records: Sequence[Wire], stalls: Sequence[Stall]) -> Iterator[Promise]:
