@@ -1,6 +1,6 @@
 """The fast part: one `pamd replay` of a hundred hours, with journal and subscriber; its memory against stream time.
 
-Each hour is the same simulated hour turned by some minutes, so every file has a digest, and every call an id, of its
+Each hour is the same simulated hour, turned a little further, so every file has a digest, and every call an id, of its
 own; by their names the files meet and form one recording. Above the model's rate the resampler takes part.
 """
 

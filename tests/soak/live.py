@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
-from samples import Stall, StreamSample, append, children, sample
+from samples import ProcessSample, Stall, StreamSample, append, children, sample
 from sound import RATE_HZ, SoundServer, sound_server
 
 from pam_daemon.tools.simulate import Sea
@@ -65,9 +65,15 @@ class House:
     def look(self) -> None:
         """A sample of the daemon and its children, and one of each stream."""
         at_s = time.monotonic() - self.began_s
-        processes = [sample(pid, name, at_s) for name, pid in self._processes()]  # before a question is a descriptor
+        processes: list[ProcessSample] = []
+        try:
+            # Before the question, for that takes up descriptors.
+            processes += (sample(pid, name, at_s) for name, pid in self._processes())
+        except OSError as error:
+            _log(f"a process has just gone: {error}")
         streams = self._ask()
-        append(self.directory, processes)
+        if processes:
+            append(self.directory, processes)
         if streams:
             names = [name for name in StreamSample.__annotations__ if name not in ("at_s", "stream")]
             told = {name: [stream[key] for key in names] for name, stream in streams.items()}

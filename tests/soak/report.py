@@ -61,9 +61,9 @@ def replayed(directory: Path) -> Iterator[Promise]:
     records = _journalled(directory / "journal")
     yield _received(records, directory / "received.jsonl")
     yield _beyond(records, hours)
-    code, log = directory / "replay.exit", (directory / "replay.log").read_text().splitlines()
-    held = code.read_text() == "0" if code.exists() and "interrupted" not in log[-1] else None
-    yield "the replay ends in order", held, f"{_code(code)}: {' '.join(log[1:])}"
+    code, log = directory / "replay.exit", _text(directory / "replay.log")
+    held = _text(code) == "0" if code.exists() and "interrupted" not in log else None
+    yield "the replay ends in order", held, "\n".join([_code(code), *log.splitlines()[1:]])
 
 
 def show(promises: Iterable[Promise]) -> bool:
@@ -179,7 +179,7 @@ def _gaps(records: Sequence[Wire], stalls: Sequence[Stall]) -> Iterator[Promise]
     yield "no gap is unexplained", not unexplained if records else None, "\n".join([seen, *lines])
     events = [record for record in records if record["kind"] == "event" and record["severity"] != "info"]
     warned = [f"{event['stream']} {event['time_utc']} {event['what']}: {event['text']}" for event in events]
-    yield "no event warns", not warned if records else None, "\n".join([f"{len(warned)} do", *warned])
+    yield "events that warn", None, "\n".join([str(len(warned)), *warned])
 
 
 def _explanation(gap: Wire, end_ns: int, stalls: Sequence[Stall]) -> str | None:
@@ -193,8 +193,8 @@ def _explanation(gap: Wire, end_ns: int, stalls: Sequence[Stall]) -> str | None:
 def _received(records: Sequence[Wire], path: Path) -> Promise:
     promise = "the subscriber gets every record, as it is in the journal"
     wires: list[Wire] = []
-    with path.open("rb") as file:
-        wires += (json.loads(line) for line in file if line.endswith(b"\n"))
+    # The last line may be half a record: more is being written.
+    wires += (json.loads(line) for line in _text(path).splitlines(keepends=True) if line.endswith("\n"))
     first = next((wire["time_utc"] for wire in wires if wire["kind"] == "status"), None)
     if first is None:
         return promise, None, "it has not heard anything yet"
@@ -210,7 +210,7 @@ def _received(records: Sequence[Wire], path: Path) -> Promise:
 
 
 def _silent(log: Path) -> Promise:
-    said = log.read_text().strip()
+    said = _text(log).strip()
     return "the subscriber is never deaf", not said, f"it said {said or 'nothing'}"
 
 
@@ -251,4 +251,8 @@ def _ends(directory: Path, records: Sequence[Wire]) -> Promise:
 
 
 def _code(path: Path) -> str:
-    return f"exit code {path.read_text()}" if path.exists() else "it still runs"
+    return f"exit code {_text(path)}" if path.exists() else "it still runs"
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""

@@ -103,7 +103,11 @@ def sample(pid: int, name: str, at_s: float) -> ProcessSample:
 
 
 def children(pid: int) -> Iterator[tuple[int, list[str]]]:
-    """The processes that any thread of a process has started, with their command lines."""
+    """The processes that any thread of a process has started, with their command lines.
+
+    Raises:
+        OSError: one of them, or the process itself, has just gone.
+    """
     for task in (Path("/proc") / str(pid) / "task").iterdir():
         for child in (task / "children").read_text().split():
             yield int(child), (Path("/proc") / child / "cmdline").read_text().rstrip("\0").split("\0")
