@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # for sound.py
 
-import fast
-import live
+import fast_part
+import live_part
 import report
 
 PARTS = ("live", "fast")
@@ -56,14 +56,14 @@ def _run(part: str, directory: Path, chosen: argparse.Namespace, stop: threading
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     if part == "live":
-        live.soak(directory, chosen.hours, stop)
+        live_part.soak(directory, chosen.hours, stop)
     else:
-        fast.soak(directory, chosen.replay_hours, stop)
+        fast_part.soak(directory, chosen.replay_hours, stop)
 
 
 def _promises(part: str, directory: Path) -> Iterator[report.Promise]:
     if part == "live":
-        return report.live(directory, live.SEA_CALLS / live.SEA_MINUTES / 60)
+        return report.live(directory, live_part.SEA_CALLS / live_part.SEA_MINUTES / 60)
     return report.replayed(directory)
 
 

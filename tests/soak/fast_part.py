@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import soundfile
 import soxr
-from live import PAMD, end, free_ports
+from live_part import PAMD, end, free_ports
 from samples import append, sample
 
 from pam_daemon.subscribe import Subscriber
