@@ -92,7 +92,7 @@ def edited(name: str, rows: Callable[[], list[Row]], **last: Any) -> Callable[[P
 
 
 def leaks(directory: Path) -> None:
-    write(directory, "ProcessSample", [row | {"unique_mb": 170 + row["at_s"] / 1200} for row in processes()])
+    write(directory, "ProcessSample", [row | {"unique_mb": 170 + row["at_s"] / 600} for row in processes()])
 
 
 def no_stall(directory: Path) -> None:

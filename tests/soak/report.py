@@ -17,8 +17,8 @@ from pam_daemon.records import Wire
 
 SETTLED_S = 120.0  # from then on threads and descriptors stay as they are
 WARM_S = 600.0  # from then on memory is judged
-JUDGED_S = 1200.0  # the least time whose slope tells anything
-SLOPE_MB_PER_H = 2.0  # caches of SQLite, 2 MB each, still fill
+JUDGED_S = 2700.0  # the least time whose slope tells anything
+SLOPE_MB_PER_H = 4.0  # in hours what has a bound still fills: SQLite's cache takes 1.2 MB a 1000 records, up to 2 MB
 CLOCK_S = 2.0  # what an effort may differ from the clock: the device's buffer, and a worker that is late
 NEAR_S = 30.0  # of a gap, a stall explains it
 HEARD_SHARE = 0.5  # of the calls played, at least
@@ -109,8 +109,9 @@ def _slope(name: str, samples: Sequence[ProcessSample]) -> Promise:
         return promise, None, f"less than {JUDGED_S / 60:g} min after {WARM_S / 60:g} min of warm-up"
     hours = np.array([sample.at_s for sample in samples]) / 3600
     memory_mb = np.array([sample.unique_mb for sample in samples])
-    slope = float(np.polyfit(hours, memory_mb, 1)[0])
-    seen = f"{slope:+.2f} MB/h, from {memory_mb[0]:.1f} to {memory_mb[-1]:.1f} MB in {hours[-1] - hours[0]:.2f} h"
+    half = len(hours) // 2
+    slope, late = (float(np.polyfit(hours[n:], memory_mb[n:], 1)[0]) for n in (0, half))
+    seen = f"{slope:+.2f} MB/h ({late:+.2f} in the second half), {memory_mb[0]:.1f} to {memory_mb[-1]:.1f} MB"
     return promise, slope < SLOPE_MB_PER_H, seen
 
 
