@@ -49,15 +49,15 @@ def replayed(directory: Path) -> Iterator[Promise]:
     """The fast part's promises."""
     samples = read(directory, ProcessSample)
     hours = samples[-1].at_s / 3600 if samples else 0.0
-    early, late = (_around(samples, hour) for hour in (FROM_H, hours))
+    early, late = (_around(samples, hour, "unique_mb") for hour in (FROM_H, hours))
     growth_mb = late - early
     held = None if growth_mb < GROWTH_MB and hours < TO_H - 1 else growth_mb < GROWTH_MB
     seen = f"{growth_mb:+.2f} MB: {early:.1f} at hour {FROM_H:g}, {late:.1f} at hour {hours:.1f}"
     promise = f"a replay's memory grows by less than {GROWTH_MB:g} MB from hour {FROM_H:g} to {TO_H:g}"
     yield promise, held if hours > FROM_H else None, seen if hours > FROM_H else f"hour {hours:.1f}"
-    settled = [sample for sample in samples if sample.at_s >= FROM_H * 3600]
-    for name in ("threads", "descriptors"):
-        yield _constant(name, settled)
+    for what in ("threads", "descriptors"):  # where a file meets the next, there is one more for a moment
+        before, after = (_around(samples, hour, what) for hour in (FROM_H, hours))
+        yield f"{what} do not grow", after <= before if hours > FROM_H else None, f"{before:g}, then {after:g}"
     records = _journalled(directory / "journal")
     yield _received(records, directory / "received.jsonl")
     yield _beyond(records, hours)
@@ -115,9 +115,9 @@ def _slope(name: str, samples: Sequence[ProcessSample]) -> Promise:
     return promise, slope < SLOPE_MB_PER_H, seen
 
 
-def _around(samples: Sequence[ProcessSample], hour: float) -> float:
+def _around(samples: Sequence[ProcessSample], hour: float, what: str) -> float:
     """The median within half an hour of stream."""
-    near = [sample.unique_mb for sample in samples if abs(sample.at_s / 3600 - hour) <= 0.5]
+    near = [getattr(sample, what) for sample in samples if abs(sample.at_s / 3600 - hour) <= 0.5]
     return float(np.median(near)) if near else 0.0
 
 
