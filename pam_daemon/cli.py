@@ -105,7 +105,7 @@ def replay(
     )
     if raven is not None:
         console.check_writable(raven)
-    view = console.ReplayView()
+    view = console.ReplayView(keep=raven is not None)
     endpoint = config.publish.endpoint if endpoint is not None else None
     with Station(setup, journal, endpoint, view.show, linger_s) as house:
         for recording in found:

@@ -35,13 +35,20 @@ class Heard(Protocol):
 
 
 class ReplayView:
-    """What a replay shows: records as they come where stdout is a pipe, a bar and a table on a terminal."""
+    """What a replay shows: records as they come where stdout is a pipe, a bar and a table on a terminal.
 
-    def __init__(self) -> None:
+    Args:
+        keep: hold the detections until the end, as for a table; else only a terminal's are, so that memory does not
+            grow with the sound.
+    """
+
+    def __init__(self, *, keep: bool) -> None:
         self.detections: list[tuple[Recording, Wire]] = []
+        self._found = 0
         self._recording: Recording
         self._gaps: list[Wire] = []
         self._terminal = sys.stdout.isatty()
+        self._keep = keep or self._terminal
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -71,9 +78,10 @@ class ReplayView:
         """One record, on the worker's thread."""
         if not self._terminal:
             print_json(wire)
-        if wire["kind"] == "detection":
+        self._found += wire["kind"] == "detection"
+        if wire["kind"] == "detection" and self._keep:
             self.detections.append((self._recording, wire))
-        elif wire["kind"] == "gap":
+        elif wire["kind"] == "gap" and self._keep:
             self._gaps.append(wire)
 
     def finish(self, done: Heard) -> None:
@@ -85,7 +93,7 @@ class ReplayView:
             for gap in self._gaps:
                 console.print(f"{gap['term']} {gap['reason']}: {gap['duration_s']:g} s from {_at(gap, 'start')}")
         console.print(
-            f"{done.heard_s:,.1f} s of sound, {done.windows:,} windows, {len(self.detections):,} detections; "
+            f"{done.heard_s:,.1f} s of sound, {done.windows:,} windows, {self._found:,} detections; "
             f"{done.took_s:.1f} s, {done.heard_s / done.took_s:,.0f} times real time"
         )
 
