@@ -11,11 +11,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SYSTEM_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins systemd dbus faketime
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup demo test test-long check bench install-systemd install-units system-packages clean
-=======
-.PHONY: help setup demo test test-long check bench soak install-systemd system-packages clean
->>>>>>> main
+.PHONY: help setup demo test test-long check bench soak install-systemd install-units system-packages clean
 
 help:
 	@echo "make setup      .venv with the core packages (no torch)"
