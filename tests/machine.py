@@ -125,20 +125,8 @@ def machine(directory: Path, shared: Mapping[Path, str]) -> Iterator[Machine]:
     }
     binds |= {str(here): there for here, there in shared.items()}
     words = [word for bind in binds.items() for word in bind]
-    boot = [
-        "setpriv",
-        "--pdeathsig",
-        "KILL",
-        "unshare",
-        "--mount",
-        "bash",
-        "-euc",
-        _OUTSIDE,
-        "machine",
-        str(directory),
-        _PID_1,
-        *words,
-    ]
+    shell = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "bash", "-euc"]  # does not outlive this process
+    boot = [*shell, _OUTSIDE, "machine", str(directory), _PID_1, *words]
     with (
         (directory / "log").open("w") as log,
         subprocess.Popen(boot, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True) as process,

@@ -23,7 +23,7 @@ LOOPBACK = "127.0.0.1"
 
 # Of each stream: the metric, its help, and its value in the stream's part of a status.
 _COUNTERS: tuple[tuple[str, str, Callable[[Wire], float | None]], ...] = (
-    ("elapsed_samples", "Stream time so far: the sum of the next four.", lambda s: s["elapsed_samples"]),
+    ("elapsed_samples", "Stream time: analysed, gap, skipped and pending.", lambda s: s["elapsed_samples"]),
     ("analysed_samples", "Heard and scored.", lambda s: s["analysed_samples"]),
     ("gap_samples", "Not captured.", lambda s: s["gap_samples"]),
     ("skipped_samples", "Captured, not analysed.", lambda s: s["skipped_samples"]),
