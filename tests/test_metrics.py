@@ -22,7 +22,7 @@ from live import (
 from prometheus_client.parser import text_string_to_metric_families
 from sound import DEVICE
 
-from pam_daemon.clock import parse_rfc3339
+from pam_daemon.clock import NS_PER_S, parse_rfc3339
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RULES = REPOSITORY / "configs" / "prometheus-rules.yaml"
@@ -76,7 +76,7 @@ def test_a_scrape_says_what_the_status_says_and_the_identity_holds(station: Stat
     ((state, one),) = last["pamd_source_state"]
     assert one == 1
     assert state["state"] in ("heard", "silent"), "ten seconds of digital silence are told"
-    assert [value for _, value in last["pamd_start_time_seconds"]] == [parse_rfc3339(status["started_utc"]) / 1e9]
+    assert [value for _, value in last["pamd_start_time_seconds"]] == [parse_rfc3339(status["started_utc"]) / NS_PER_S]
     ((build, _),) = last["pamd_build_info"]
     model = {"model": status["model"]["name"], "model_sha256": status["model"]["sha256"]}
     assert build == {"station": "pamd", "version": status["version"], "provider": "cpu", **model}
