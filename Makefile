@@ -17,7 +17,7 @@ help:
 	@echo "make test       the tests; adds the training packages to .venv (several GB)"
 	@echo "make test-long  the tests that take minutes"
 	@echo "make check      ruff, mypy --strict, import contracts"
-	@echo "make bench      throughput, memory, start-up, latency"
+	@echo "make bench      throughput, memory, start-up, latency, live streams"
 	@echo "make install-systemd  as root: pamd in /opt/pamd, the unit pamd@.service and its user"
 	@echo "make clean      remove .venv, caches and what demo and bench left"
 
@@ -38,8 +38,8 @@ check: .venv/full.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/core.stamp
-	$(BIN)/python tests/bench $(BENCH_ARGS)
+bench: .venv/full.stamp system-packages
+	PYTHONPATH=tests $(BIN)/python tests/bench $(BENCH_ARGS)
 
 install-systemd:
 	$(PYTHON) -m venv $(DESTDIR)/opt/pamd
