@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,8 @@ def run(
     from pam_daemon.daemon import run as run_devices
     from pam_daemon.station import Station, set_up
 
-    config = _load(config_path, settings, model, station, endpoint, threshold)
+    load = partial(_load, config_path, settings, model, station, endpoint, threshold)
+    config = load()
     choices = [msgspec.convert({"device": name, "channels": _numbers(channels)}, Device) for name in devices]
     choices = choices or list(config.devices)
     if not choices:
@@ -151,7 +153,7 @@ def run(
         setup = set_up(config, "live", clock, threshold=threshold, hop_s=hop_s)
         path = journal_path(config, journal)
         with Station(setup, path, config.publish.endpoint, log_record, linger_s=0.0, stop=stop) as house:
-            run_devices(house, found, ring_s)
+            run_devices(house, found, ring_s, load)
 
 
 @cli.command()

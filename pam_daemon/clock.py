@@ -66,7 +66,7 @@ class SampleClock:
     sample_rate_hz: int
     start_utc_ns: int | None  # UTC of sample 0; None where nobody knows (a file without a time)
 
-    def at(self, _: int) -> SampleClock:
+    def at(self, sample: int) -> SampleClock:
         """Itself: a recording has one clock."""
         return self
 

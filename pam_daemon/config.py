@@ -76,6 +76,21 @@ class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ring_s: Annotated[
         Annotated[float, Meta(ge=5, le=3600)], Meta(description="audio kept for a worker that is late")
     ] = 60.0
+    floor_dbfs: Annotated[
+        Annotated[float, Meta(ge=-200, le=0)], Meta(description="a device with less sound than this is called quiet")
+    ] = -90.0
+
+
+class Overload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a worker does that cannot keep up: it says so, listens less often if it may, and then skips."""
+
+    lag_s: Annotated[
+        Annotated[float, Meta(ge=5, le=3600)],
+        Meta(description="behind by more, it is overloaded"),
+    ] = 10.0
+    hop_s: Annotated[
+        Seconds | None, Meta(description="between windows while it is, at most a window's length; null: no other")
+    ] = None
 
 
 class JournalPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,6 +117,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelChoice = ModelChoice()
     detect: Detect = Detect()
     capture: Capture = Capture()
+    overload: Overload = Overload()
     journal: JournalPlace = JournalPlace()
     publish: Publish = Publish()
 
@@ -122,6 +138,18 @@ def load_config(path: Path | None, settings: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{place}: {_explain(str(error), values)}; `pamd config` prints every key") from error
     _check(config, place)
     return config
+
+
+def changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The keys, `section.key`, whose values differ, with both."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for section in (field.name for field in msgspec.structs.fields(Config)):
+        before, after = (msgspec.to_builtins(getattr(config, section)) for config in (old, new))
+        if not isinstance(before, dict):
+            before, after = {"": before}, {"": after}
+        differ = (key for key in before if before[key] != after[key])
+        found |= {f"{section}.{key}".rstrip("."): (before[key], after[key]) for key in differ}
+    return found
 
 
 def _check(config: Config, place: str) -> None:

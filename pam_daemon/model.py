@@ -49,18 +49,36 @@ class Model:
         self.name = ModelName(self.card.name, hashlib.sha256(data).hexdigest())
         self._input = self._session.get_inputs()[0].name
         self._check_shape()
+        self._canary = -1
         self.golden_difference = self._check_golden()
 
     def scores(self, windows: FloatArray) -> FloatArray:
         """Windows (batch, window_samples) at the model's rate -> scores (batch, labels), 0..1.
 
         Raises:
-            ModelError: a score that is no number: to go on would be to be deaf and not to say so.
+            ModelError: the graph cannot be run, or gives a score that is no number: to go on would be to be deaf and
+                not to say so.
         """
-        result: FloatArray = self._session.run(None, {self._input: windows})[0]
+        try:
+            result: FloatArray = self._session.run(None, {self._input: windows})[0]
+        except Exception as error:  # onnxruntime's have no base of their own
+            what = str(error).strip().splitlines()[0][:200]
+            raise ModelError(
+                f"{self.path}: cannot score a batch of windows on {self.provider}: {what}; use another model"
+            ) from error
         if not np.isfinite(result).all():
             raise ModelError(f"{self.path}: gave a score that is no number on {self.provider}; use another model")
         return result
+
+    def canary(self) -> None:
+        """Score one golden window again, the next each time.
+
+        Raises:
+            ModelError: it does not come out: a broken CUDA context can give garbage for hours.
+        """
+        windows, expected = self._golden()
+        number = self._canary = (self._canary + 1) % len(windows)
+        self._compare(self.scores(windows[number : number + 1]), expected[number : number + 1], number)
 
     def _check_shape(self) -> None:
         shape = self._session.get_inputs()[0].shape
@@ -72,27 +90,25 @@ class Model:
 
     def _check_golden(self) -> float:
         """The largest difference from the golden scores."""
-        card = self.card
         windows, expected = self._golden()
-        try:
-            actual = self.scores(windows)
-        except ModelError:
-            raise
-        except Exception as error:  # onnxruntime's have no base of their own
-            what = str(error).strip().splitlines()[0][:200]
-            raise ModelError(f"{self.path}: the graph takes no batch of windows: {what}; export it again") from error
+        actual = self.scores(windows)
         if actual.shape != expected.shape:
             raise ModelError(
                 f"{self.path}: the graph gives scores {actual.shape}, its card says {expected.shape} "
                 f"(windows, labels); export the model again"
             )
+        return self._compare(actual, expected)
+
+    def _compare(self, actual: FloatArray, expected: FloatArray, first: int = 0) -> float:
+        """The largest difference of the golden windows' scores (windows, labels), from the window `first` on."""
+        card = self.card
         difference = np.abs(actual - expected)
         crossed = (actual >= card.threshold) != (expected >= card.threshold)
         bad = ~(difference <= GOLDEN_TOLERANCE[card.precision]) | crossed
         if bad.any():
             window, label = np.argwhere(bad)[0]
             raise ModelError(
-                f"{self.path}: golden self-test failed on {self.provider}: window {window} scored "
+                f"{self.path}: golden self-test failed on {self.provider}: window {first + window} scored "
                 f"{actual[window, label]:.4f}, the card says {expected[window, label]:.4f} "
                 f"(tolerance {GOLDEN_TOLERANCE[card.precision]:g}); use another copy of the file or provider: cpu"
             )

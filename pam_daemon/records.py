@@ -109,9 +109,13 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class ClockState(msgspec.Struct, frozen=True):
+    """A stream's clock: what has moved it since the stream began, and how good the machine's UTC is."""
+
     offset_s: float | None = None
     drift_ppm: float | None = None
+    drift_uncertainty_ppm: float | None = None
     quality: str | None = None
+    max_error_s: float | None = None
 
 
 class StreamStatus(msgspec.Struct, frozen=True):
@@ -127,6 +131,9 @@ class StreamStatus(msgspec.Struct, frozen=True):
     clipped: int
     source: str
     clock: ClockState
+    hop_s: float
+    detections: int
+    last_detection_utc: str | None
 
 
 class Status(msgspec.Struct, frozen=True):

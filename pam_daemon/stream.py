@@ -8,8 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pam_daemon.clock import NS_PER_S, Clock, SampleClock, rfc3339
-from pam_daemon.detect import Call, Detector
+from pam_daemon.clock import NS_PER_S, Clock, StreamClock, rfc3339
+from pam_daemon.detect import Call, Detector, Threshold
+from pam_daemon.hearing import Hearing
+from pam_daemon.live_clock import LiveClock
 from pam_daemon.records import (
     Body,
     ClockState,
@@ -24,7 +26,6 @@ from pam_daemon.records import (
     Position,
     Record,
     StreamStatus,
-    ThresholdSource,
     record_id,
 )
 from pam_daemon.ring import FloatArray, Ring, Unheard
@@ -45,9 +46,9 @@ class Analysis:
     model_rate_hz: int
     window_samples: int
     hop_samples: int
-    threshold: float
-    threshold_source: ThresholdSource
+    threshold: Threshold  # at the start
     min_separation_s: float
+    floor_dbfs: float
     position: Position | None = None
 
 
@@ -55,15 +56,15 @@ class Analysis:
 class Origin:
     """Where a stream's sample 0 lies: known before the first sample is read."""
 
-    clock: SampleClock
+    clock: StreamClock
     # A sample number to the key of ids and the number counted from there: for a file its SHA-256 and the sample
     # within it, for a device the UTC at which the stream began.
     locate: Callable[[int], tuple[str, int]]
+    clock_state: Callable[[], ClockState] = ClockState
 
     @staticmethod
-    def live(sample_rate_hz: int, start_utc_ns: int) -> Origin:
-        key = rfc3339(start_utc_ns)
-        return Origin(SampleClock(sample_rate_hz, start_utc_ns), lambda sample: (key, sample))
+    def live(clock: LiveClock) -> Origin:
+        return Origin(clock, lambda sample: (clock.began_utc, sample), clock.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +90,12 @@ class Stream:
         self.sample_rate_hz = source.sample_rate_hz
         self.analysed_samples = 0
         self.windows = 0  # scored
+        self.threshold = analysis.threshold  # for the windows to come; any thread may set another
+        self.detections = 0
+        self.last_detection_utc: str | None = None
         self.done = False
         self._source = source
+        self._hearing = Hearing(source.sample_rate_hz, analysis.floor_dbfs)
         self._analysis = analysis
         self._cursor = ring.cursor()
         self._windower = Windower(
@@ -136,6 +141,16 @@ class Stream:
                     records.append(self._gap(item, clock))
         return records
 
+    def hear(self, samples: FloatArray) -> None:
+        """Samples (n,) of a device, before they go into the ring: what they tell of it."""
+        if event := self._hearing.feed(samples):
+            self.tell(event)
+
+    def thin(self, stride: int) -> None:
+        """From now on, of so many windows of the grid one is scored: no more than still cover every sample."""
+        analysis = self._analysis
+        self._windower.stride = max(1, min(stride, analysis.window_samples // analysis.hop_samples))
+
     def tell(self, event: Event) -> None:
         """Something that happened to this stream, at the sample captured next; on any thread."""
         self._told.append((self.ring.elapsed_samples, event))
@@ -154,7 +169,8 @@ class Stream:
         """UTC up to which everything is decided; None before the first sample."""
         if self.origin is None:
             return None
-        return self.origin.clock.utc_ns(self._cursor.position - self._windower.pending_samples)
+        decided = self._cursor.position - self._windower.pending_samples
+        return self.origin.clock.at(decided).utc_ns(decided)
 
     @property
     def waiting(self) -> bool:
@@ -173,8 +189,8 @@ class Stream:
             counts = self._counts()
         end = counts["elapsed_samples"]
         body = Effort(
-            start_utc=origin.clock.utc(0),
-            end_utc=origin.clock.utc(end),
+            start_utc=origin.clock.at(0).utc(0),
+            end_utc=origin.clock.at(end).utc(end),
             start_sample=0,
             end_sample=end,
             sample_rate_hz=self.sample_rate_hz,
@@ -182,9 +198,15 @@ class Stream:
         )
         return self._record("effort", 0, body, clock, end)
 
+    @property
+    def lag_s(self) -> float:
+        """Stream time that is captured and not yet decided."""
+        return self._pending_samples / self.sample_rate_hz
+
     def status(self, real_time_factor: float | None) -> StreamStatus:
         with self._lock:
             counts = self._counts()
+        heard = self._source.state == self._source.name
         return StreamStatus(
             sample_rate_hz=self.sample_rate_hz,
             **counts,
@@ -192,8 +214,11 @@ class Stream:
             real_time_factor=real_time_factor,
             level_dbfs=self._last_place.level_dbfs if self._last_place else None,
             clipped=self.ring.clipped_samples,
-            source=self._source.state,
-            clock=ClockState(),
+            source=(self._hearing.state if heard else None) or self._source.state,
+            clock=self.origin.clock_state() if self.origin else ClockState(),
+            hop_s=self._analysis.hop_samples * self._windower.stride / self._analysis.model_rate_hz,
+            detections=self.detections,
+            last_detection_utc=self.last_detection_utc,
         )
 
     def _counts(self) -> dict[str, int]:
@@ -203,11 +228,17 @@ class Stream:
                 "elapsed_samples": self.ring.elapsed_samples,
                 "analysed_samples": self.analysed_samples,
                 "gap_samples": self.ring.gap_samples,
-                "skipped_samples": self._cursor.skipped_samples + self._windower.skipped_samples,
-                "pending_samples": self._cursor.pending_samples
-                + self._windower.pending_samples
-                + self._in_flight_samples,
+                "skipped_samples": self.skipped_samples,
+                "pending_samples": self._pending_samples,
             }
+
+    @property
+    def skipped_samples(self) -> int:
+        return self._cursor.skipped_samples + self._windower.skipped_samples
+
+    @property
+    def _pending_samples(self) -> int:
+        return self._cursor.pending_samples + self._windower.pending_samples + self._in_flight_samples
 
     def _keep(self, items: Iterator[Item]) -> int:
         """Queue what the windower gave; how many windows it was."""
@@ -228,7 +259,7 @@ class Stream:
         self.windows += 1
         self._last_place = window.place
         for label, detector, score in zip(self._analysis.labels, self._detectors, scores, strict=True):
-            for call in detector.push(window.place, float(score)):
+            for call in detector.push(window.place, float(score), self.threshold):
                 yield self._detection(label, call, timing, clock)
 
     def _end_segment(self, end: SegmentEnd, timing: Timing, clock: Clock) -> Iterator[Record]:
@@ -241,11 +272,12 @@ class Stream:
     def _new_detectors(self) -> list[Detector]:
         analysis = self._analysis
         separation = round(analysis.min_separation_s * analysis.model_rate_hz)
-        return [Detector(analysis.threshold, separation) for _ in analysis.labels]
+        return [Detector(separation) for _ in analysis.labels]
 
     def _detection(self, label: str, call: Call, timing: Timing, clock: Clock) -> Record:
-        analysis, at = self._analysis, self._began().clock
+        analysis = self._analysis
         start, peak, end = call.first.source_start, call.peak.source_centre, call.last.source_end
+        at = self._began().clock.at(peak)
         body = Detection(
             start_utc=at.utc(start),
             end_utc=at.utc(end),
@@ -257,8 +289,8 @@ class Stream:
             end_sample=end,
             label=label,
             score=call.score,
-            threshold=analysis.threshold,
-            threshold_source=analysis.threshold_source,
+            threshold=call.threshold.score,
+            threshold_source=call.threshold.source,
             windows=call.windows,
             continuing=call.continuing,
             truncated=call.truncated,
@@ -267,6 +299,8 @@ class Stream:
             latency_ms=self._latency(call.peak, timing, clock),
             position=analysis.position,
         )
+        self.detections += 1
+        self.last_detection_utc = body.peak_utc
         return self._record("detection", start, body, clock, analysis.model.sha256, label)
 
     def _latency(self, peak: Place, timing: Timing, clock: Clock) -> Latency:
@@ -280,7 +314,7 @@ class Stream:
         return Latency(audio_ms, read_ms, score_ms, decide_ms, audio_ms + read_ms + score_ms + decide_ms)
 
     def _gap(self, unheard: Unheard, clock: Clock) -> Record:
-        at = self._began().clock
+        at = self._began().clock.at(unheard.start)
         body = Gap(
             term=unheard.term,
             start_sample=unheard.start,
@@ -296,7 +330,7 @@ class Stream:
     def _announcement(self, clock: Clock) -> list[Record]:
         """That the stream has begun, and since when nobody had listened."""
         self._announced = True
-        at = self._began().clock
+        at = self._began().clock.at(0)
         began = at.utc(0)
         text = f"listening to {self._source.name}"
         body = Event("stream_began", "info", text, {"start_utc": began, "sample_rate_hz": self.sample_rate_hz})

@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pam_daemon.clock import NS_PER_S, SampleClock
+from pam_daemon.detect import Threshold
 from pam_daemon.fill import fill
+from pam_daemon.live_clock import LiveClock
 from pam_daemon.model import Model
 from pam_daemon.records import Mode, ModelName, Record, Wire, record_id
 from pam_daemon.ring import FloatArray, Ring
@@ -39,9 +41,9 @@ def analysis(hop: int = 1000, mode: Mode = "replay") -> Analysis:
         model_rate_hz=TOY_RATE_HZ,
         window_samples=TOY_WINDOW,
         hop_samples=hop,
-        threshold=0.5,
-        threshold_source="model",
+        threshold=Threshold(0.5, "model"),
         min_separation_s=1.5,
+        floor_dbfs=-90.0,
     )
 
 
@@ -275,7 +277,7 @@ def test_the_script_is_worth_comparing(expected: dict[int, dict[str, list[Wire]]
 
 def run_one(samples: FloatArray, rate_hz: int, *, hop: int = 1000, mode: Mode = "replay") -> list[Record]:
     stream = Stream("ch1", FakeSource((), rate_hz), Ring(len(samples)), analysis(hop, mode))
-    stream.origin = file_origin(rate_hz) if mode == "replay" else Origin.live(rate_hz, BEGAN_UTC_NS)
+    stream.origin = file_origin(rate_hz) if mode == "replay" else Origin.live(LiveClock(rate_hz, FakeClock(), 0, 0))
     bench = Bench(stream, np.random.default_rng(0))
     stream.ring.write(samples)
     stream.ring.close()
@@ -355,7 +357,7 @@ def test_latency_counts_from_the_last_sample_of_the_peaks_window() -> None:
     """Every half second of sound comes half a second later; scoring takes 7 ms, and 20 ms pass before it begins."""
     clock = FakeClock()
     stream = Stream("ch1", FakeSource((), 2000), Ring(40_000), analysis(mode="live"))
-    stream.origin = Origin.live(2000, BEGAN_UTC_NS)
+    stream.origin = Origin.live(LiveClock(2000, FakeClock(), 0, 0))
     samples = burst_at(6.0, 12.0, 2000)
     records: list[Record] = []
     for at in range(0, len(samples), 1000):
