@@ -157,11 +157,16 @@ def run(
 
 
 @cli.command()
-def devices() -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def devices(as_json: bool) -> None:
     """List what can be captured from, with the names that --device takes."""
     from pam_daemon.sources.device import list_devices
+    from pam_daemon.tools.console import print_json
 
     for device in list_devices():
+        if as_json:
+            print_json(msgspec.to_builtins(device))
+            continue
         click.echo(f"{device.full_name}\t{device.channels} channels\t{device.sample_rate_hz} Hz")
 
 
