@@ -60,7 +60,7 @@ class Load:
 
 def measure(bench: Bench) -> None:
     print(f"  `pamd run --hop {HOP_S:g}` on a PulseAudio null sink of {CHANNELS} channels at {RATE_HZ} Hz, a stream a")
-    print(f"  channel, the same sea in each but the one that PulseAudio takes for a subwoofer's; processor time from")
+    print("  channel, the same sea in each but the one that PulseAudio takes for a subwoofer's; processor time from")
     print(
         f"  /proc/PID/stat over {INTERVALS} intervals of {INTERVAL_S:g} s, after {SETTLE_S:g} s, in percent of one of"
     )

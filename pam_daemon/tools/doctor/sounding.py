@@ -16,8 +16,9 @@ _HARMONICS = 6  # the sixth of a grid that is off by 0.1 Hz is still within _NEA
 _LINE_DB = 20.0  # above its neighbours: noise, averaged over ten seconds, never stands out so far
 _NEAR_HZ, _AROUND_HZ, _BESIDE_HZ = 1.0, 3.0, 8.0  # 60 Hz is further from 50 Hz than what is beside it
 _SEGMENT_S = 2.0  # bins of 0.5 Hz
+_SETTLE_S = 1.0  # a device's buffer finds its level
 _STRETCHES = 5  # of arrivals, whose least lags tell the rate
-_STUDENT_95 = 3.18  # the factor of a 95 % interval for a line through five points
+_STUDENT_99 = 5.84  # the factor of a 99 % interval for a line through five points
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def _lines(
 
 @dataclass(frozen=True, slots=True)
 class TrueRate:
-    """By how many parts in a million samples come faster than the nominal rate, within a 95 % interval."""
+    """By how many parts in a million samples come faster than the nominal rate, within a 99 % interval."""
 
     ppm: float
     uncertainty_ppm: float
@@ -81,10 +82,11 @@ def true_rate(arrivals: Sequence[tuple[float, int]], sample_rate_hz: int) -> Tru
 
     A device delivers in bursts, which only delay: of each stretch the arrival with the least lag is the truest.
     """
-    if len(arrivals) < 4 * _STRETCHES:
+    settled = [(at_s, samples) for at_s, samples in arrivals if at_s >= arrivals[0][0] + _SETTLE_S]
+    if len(settled) < 4 * _STRETCHES:
         return None
-    at_s, samples = np.array(arrivals, np.float64).T
+    at_s, samples = np.array(settled, np.float64).T
     lag_s = at_s - samples / sample_rate_hz
     best = [part[np.argmin(lag_s[part])] for part in np.array_split(np.arange(len(at_s)), _STRETCHES)]
     (slope, _), covariance = np.polyfit(at_s[best] - at_s[0], lag_s[best], 1, cov=True)
-    return TrueRate(-1e6 * float(slope), 1e6 * _STUDENT_95 * math.sqrt(float(covariance[0, 0])))
+    return TrueRate(-1e6 * float(slope), 1e6 * _STUDENT_99 * math.sqrt(float(covariance[0, 0])))
