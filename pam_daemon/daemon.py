@@ -24,8 +24,9 @@ from pam_daemon.control import Control, socket_path
 from pam_daemon.errors import ConfigError, JournalError, PamdError
 from pam_daemon.fill import file_pieces, fill
 from pam_daemon.records import Event, Wire
+from pam_daemon.sources import Outage
 from pam_daemon.sources.file import Recording
-from pam_daemon.sources.hydrophone import Hydrophone, Outage
+from pam_daemon.sources.hydrophone import Hydrophone
 from pam_daemon.stages import Supervisor
 from pam_daemon.station import Station
 from pam_daemon.stream import PLACES_EVERY_S, Origin, Stream

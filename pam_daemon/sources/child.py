@@ -17,7 +17,7 @@ from typing import BinaryIO
 import msgspec
 
 from pam_daemon.errors import PamdError
-from pam_daemon.sources import Audio, Missing
+from pam_daemon.sources import Audio, Missing, Outage
 from pam_daemon.sources.device import Device, find_device
 
 
@@ -45,8 +45,9 @@ class Lost(msgspec.Struct, frozen=True, tag="lost", array_like=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
-    """The device cannot be opened, or no longer read; the child ends after it."""
+    """The device cannot be opened, or no longer read: an `Outage`; the child ends after it."""
 
+    reason: str
     text: str
 
 
@@ -145,12 +146,16 @@ def main(name: str, channels: int, sample_rate_hz: int | None, keep_s: float) ->
                 for piece in device.blocks():
                     outbox.put(piece)
             except PamdError as error:
-                outbox.say(Failed(str(error)))
+                outbox.say(_failed(error))
             finally:
                 outbox.end()
                 sender.join()
     except PamdError as error:
-        write(out, Failed(str(error)))
+        write(out, _failed(error))
+
+
+def _failed(error: PamdError) -> Failed:
+    return Failed(error.reason if isinstance(error, Outage) else "failed", str(error))
 
 
 def _send(outbox: Outbox, out: BinaryIO, channels: int, stop: threading.Event) -> None:

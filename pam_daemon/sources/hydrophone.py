@@ -18,8 +18,7 @@ import numpy as np
 import structlog
 
 from pam_daemon.clock import NS_PER_S, Clock
-from pam_daemon.errors import SourceError
-from pam_daemon.sources import Audio, Missing
+from pam_daemon.sources import Audio, Missing, Outage
 from pam_daemon.sources.child import Block, Failed, Lost, Message, Opened, split
 
 RETRY_S = (5.0, 120.0)  # the first wait for a device, and the longest
@@ -29,14 +28,6 @@ _READ_BYTES = 1 << 18
 UNCERTAINTY_S = 0.1
 
 log = structlog.get_logger()
-
-
-class Outage(SourceError):
-    """The device cannot be listened to; `reason` is the gap record's word."""
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
 
 
 @dataclass
@@ -118,7 +109,7 @@ class Hydrophone:
                     self._end_ns = None if self._end_ns is None else self._end_ns + self._ns(message.samples)
                     yield Missing(message.samples, message.reason, message.estimated, message.uncertainty_s)
                 case Failed():
-                    raise Outage("failed", message.text)
+                    raise Outage(message.reason, message.text)
                 case Opened():
                     pass
         if not self.stop.is_set():
@@ -167,9 +158,10 @@ class _Child:
         self._pipe = self._process.stdout
         self.messages = self._read(of.stop)
         try:
-            first = next(self.messages, None)
-            if not isinstance(first, Opened):
-                raise Outage("absent", first.text if isinstance(first, Failed) else "the device's process has ended")
+            first = next(self.messages, Failed("failed", "the device's process has ended"))
+            if isinstance(first, Failed):
+                raise Outage(first.reason, first.text)
+            assert isinstance(first, Opened), first
         except BaseException:
             self.end()
             raise
