@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,8 +24,10 @@ from numpy.typing import NDArray
 from sound import DEVICE, RATE_HZ, SoundServer, sound_server
 
 from pam_daemon.clock import Sync
+from pam_daemon.control import Control, socket_path
+from pam_daemon.sources import Outage
 from pam_daemon.tools.doctor.machine import check_clock, check_systemd
-from pam_daemon.tools.doctor.sound import judge_level
+from pam_daemon.tools.doctor.sound import judge_level, judge_outage
 from pam_daemon.tools.doctor.sounding import mains_hum, true_rate
 
 PAMD = [sys.executable, "-m", "pam_daemon"]
@@ -195,24 +198,27 @@ def test_a_device_that_hangs_is_told_in_the_end(server: SoundServer, toy: Path, 
     assert results[-1]["check"] == "systemd"
 
 
-def test_a_device_that_cannot_be_opened_may_be_held_by_the_running_daemon(
-    server: SoundServer, toy: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "reason, device, verdict", [("busy", "hw:1", "warning"), ("failed", "hw:1", "failure"), ("busy", "hw:2", "failure")]
+)
+def test_a_device_that_the_running_daemon_listens_to_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, device: str, verdict: str
 ) -> None:
-    """Then that is said, and where to ask."""
-    env = {**server.env, "RUNTIME_DIRECTORY": str(tmp_path)}
-    options = ["--model", str(toy), "--journal", str(tmp_path / "journal")]
-    endpoint = ["--endpoint", "tcp://127.0.0.1:*"]
-    with subprocess.Popen(
-        [*PAMD, "run", "--device", DEVICE, *options, *endpoint], env=env, stderr=subprocess.PIPE, text=True
-    ) as daemon:
-        assert daemon.stderr is not None
-        while json.loads(daemon.stderr.readline())["event"] != "device opened":
-            pass
-        (result,) = doctor("--device", DEVICE, "--channels", 33, *options, env=env)["device"]
-        daemon.terminate()
-        daemon.communicate(timeout=60)
-    assert result["verdict"] == "warning"
-    assert "`pamd status`" in result["remedy"]
+    """The daemon is asked; here its socket answers that it hears hw:1."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    status = {"status": {"streams": {"ch1": {"source": "hw:1"}}}}
+    stop = threading.Event()
+    server = threading.Thread(target=Control(socket_path("harbour"), lambda: status).run, args=(stop,))
+    server.start()
+    result = judge_outage(
+        Outage(reason, f"device {device} cannot be opened; close what else uses it"), device, "harbour"
+    )
+    stop.set()
+    server.join()
+    assert result.verdict == verdict
+    assert (
+        result.remedy == "close what else uses it" if verdict == "failure" else "pamd status" in (result.remedy or "")
+    )
 
 
 def test_in_a_pipe_a_check_is_a_line_on_a_terminal_it_is_coloured(toy: Path, tmp_path: Path) -> None:

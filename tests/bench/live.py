@@ -60,11 +60,9 @@ class Load:
 
 def measure(bench: Bench) -> None:
     print(f"  `pamd run --hop {HOP_S:g}` on a PulseAudio null sink of {CHANNELS} channels at {RATE_HZ} Hz, a stream a")
-    print("  channel, the same sea in each but the one that PulseAudio takes for a subwoofer's; processor time from")
-    print(
-        f"  /proc/PID/stat over {INTERVALS} intervals of {INTERVAL_S:g} s, after {SETTLE_S:g} s, in percent of one of"
-    )
-    print(f"  this machine's {_CORES} cores; memory from smaps_rollup after them")
+    print("  channel, the same sea in each but the one that PulseAudio takes for a subwoofer's. Processor time from")
+    print(f"  /proc/PID/stat over {INTERVALS} intervals of {INTERVAL_S:g} s, after {SETTLE_S:g} s, in percent of one")
+    print(f"  of this machine's {_CORES} cores; memory from smaps_rollup after them")
     with _server(bench) as server:
         loads = [_listen(bench, server, streams) for streams in STREAMS]
         carried = _carried(loads)

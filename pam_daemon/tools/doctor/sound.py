@@ -18,9 +18,9 @@ from pam_daemon.control import ask, socket_path
 from pam_daemon.errors import DependencyError, EndpointError, PamdError, SourceError
 from pam_daemon.hearing import TEXTS, Look
 from pam_daemon.ring import FloatArray
-from pam_daemon.sources import Missing
+from pam_daemon.sources import Missing, Outage
 from pam_daemon.sources.device import DeviceInfo, choose_device
-from pam_daemon.sources.hydrophone import NO_MESSAGE_S, Hydrophone, Outage
+from pam_daemon.sources.hydrophone import NO_MESSAGE_S, Hydrophone
 from pam_daemon.tools.doctor.case import Case, Result, guarded, refusal
 from pam_daemon.tools.doctor.sounding import mains_hum, true_rate
 
@@ -73,16 +73,11 @@ def _device(case: Case, choice: Device, listed: list[DeviceInfo]) -> Iterator[Re
         try:
             hydrophone.open()
         except Outage as outage:
-            if not _daemon_answers(case.config.station.name):
-                raise
-            remedy = "a pamd of this station runs and may hold it: ask `pamd status`, stop it to examine the device"
-            yield Result("device", "warning", str(outage).rpartition("; ")[0], remedy)
+            yield judge_outage(outage, choice.device, case.config.station.name)
             return
-        opened = (
-            "" if hydrophone.sample_rate_hz == info.sample_rate_hz else f", opened at {hydrophone.sample_rate_hz} Hz"
-        )
-        found = f"{info.full_name}: native rate {info.sample_rate_hz} Hz{opened}, {info.channels} channels"
-        yield Result("device", "ok", found)
+        found = f"{info.full_name}: {info.channels} channels, native rate {info.sample_rate_hz} Hz"
+        asked = f", opened at {rate_hz} Hz" if rate_hz else ""
+        yield Result("device", "ok", f"{found}{asked}")
         capture = _capture(hydrophone, case)
     for channel in choice.channels:
         samples, name = capture.samples[channel - 1], f"{info.name} ch{channel}"
@@ -123,11 +118,18 @@ def _capture(hydrophone: Hydrophone, case: Case) -> Capture:
     return Capture(np.concatenate(blocks, axis=1), hydrophone.sample_rate_hz, lost, arrivals)
 
 
-def _daemon_answers(station: str) -> bool:
+def judge_outage(outage: Outage, device: str, station: str) -> Result:
+    """A device that cannot be opened, perhaps because this station's daemon listens to it."""
+    if outage.reason == "busy" and device in _heard_by_daemon(station):
+        remedy = "`pamd status` says what it hears; stop it to examine the device itself"
+        return Result("device", "warning", f"{device}: the running pamd of this station listens to it", remedy)
+    return refusal("device", outage)
+
+
+def _heard_by_daemon(station: str) -> set[str]:
     with suppress(EndpointError):
-        ask(socket_path(station))
-        return True
-    return False
+        return {stream["source"] for stream in ask(socket_path(station))["status"]["streams"].values()}
+    return set()
 
 
 def judge_level(name: str, samples: FloatArray, floor_dbfs: float) -> Result:
