@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 from sound import DEVICE, RATE_HZ, SoundServer, sound_server
 
 from pam_daemon.clock import Sync
-from pam_daemon.control import Control, socket_path
-from pam_daemon.sources import Outage
+from pam_daemon.control import Control
 from pam_daemon.tools.doctor.machine import check_clock, check_systemd
-from pam_daemon.tools.doctor.sound import judge_level, judge_outage
+from pam_daemon.tools.doctor.sound import judge_level
 from pam_daemon.tools.doctor.sounding import mains_hum, true_rate
 
 PAMD = [sys.executable, "-m", "pam_daemon"]
@@ -198,27 +197,21 @@ def test_a_device_that_hangs_is_told_in_the_end(server: SoundServer, toy: Path, 
     assert results[-1]["check"] == "systemd"
 
 
-@pytest.mark.parametrize(
-    "reason, device, verdict", [("busy", "hw:1", "warning"), ("failed", "hw:1", "failure"), ("busy", "hw:2", "failure")]
-)
+@pytest.mark.parametrize("heard, verdict", [("hw:1", "warning"), ("absent", "failure")])
 def test_a_device_that_the_running_daemon_listens_to_is_no_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, device: str, verdict: str
+    toy: Path, tmp_path: Path, heard: str, verdict: str
 ) -> None:
-    """The daemon is asked; here its socket answers that it hears hw:1."""
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
-    status = {"status": {"streams": {"ch1": {"source": "hw:1"}}}}
+    """PortAudio does not list a device that another process has: the daemon is asked; here its socket answers."""
+    status = {"status": {"streams": {"ch1": {"source": heard}}}}
     stop = threading.Event()
-    server = threading.Thread(target=Control(socket_path("harbour"), lambda: status).run, args=(stop,))
+    server = threading.Thread(target=Control(tmp_path / "harbour.sock", lambda: status).run, args=(stop,))
     server.start()
-    result = judge_outage(
-        Outage(reason, f"device {device} cannot be opened; close what else uses it"), device, "harbour"
-    )
+    options = ["--device", "hw:1", "--station", "harbour", "--model", toy, "--journal", tmp_path / "journal"]
+    results = doctor(*options, env={**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)})
     stop.set()
     server.join()
-    assert result.verdict == verdict
-    assert (
-        result.remedy == "close what else uses it" if verdict == "failure" else "pamd status" in (result.remedy or "")
-    )
+    assert results["device"][0]["verdict"] == verdict
+    assert ("`pamd status`" in results["device"][0]["remedy"]) == (verdict == "warning")
 
 
 def test_in_a_pipe_a_check_is_a_line_on_a_terminal_it_is_coloured(toy: Path, tmp_path: Path) -> None:
@@ -267,10 +260,11 @@ def test_a_wrong_number_of_seconds_is_usage() -> None:
         (np.append(sine(150, 0.1, 2), 1.0), "warning", "d: -23.0 dBFS, peak 0.0 dBFS, 0.00104 % clipped"),
         (np.sign(sine(150, 1.0, 2) + 1e-6), "failure", "d: 0.0 dBFS, peak 0.0 dBFS, 100 % clipped: the converter"),
         (np.zeros(96_000), "failure", "d: every sample is 0: digital silence"),
+        (np.full(96_000, np.nan), "failure", "d: samples that are no numbers"),
         (np.full(96_000, -0.25), "failure", "d: -0.25 of full scale: direct current and no sound"),
         (sine(150, 4e-5, 2), "failure", "d: -91.0 dBFS, peak -88.0 dBFS, nothing clipped: quieter than the sea can be"),
     ],
-    ids=["tone", "knock", "square", "silence", "direct current", "quiet"],
+    ids=["tone", "knock", "square", "silence", "no numbers", "direct current", "quiet"],
 )
 def test_the_level_is_exact(sound: NDArray[np.float32], verdict: str, found: str) -> None:
     """20 log10 rms, a full-scale square wave is 0."""

@@ -14,8 +14,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import latency
-import live
 import processes
+import streams
 import throughput
 from common import Bench
 
@@ -27,8 +27,8 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "memory": processes.measure_memory,
     "startup": processes.measure_startup,
     "latency": latency.measure,
-    "ready": live.measure_ready,
-    "live": live.measure,
+    "ready": streams.measure_ready,
+    "live": streams.measure,
 }
 
 

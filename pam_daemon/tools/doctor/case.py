@@ -49,7 +49,7 @@ def guarded(check: str, results: Iterator[Result]) -> Iterator[Result]:
     except PamdError as error:
         yield refusal(check, error)
     except OSError as error:
-        yield Result(check, "failure", f"{error.filename}: {error.strerror}", "give another path, or the right to it")
+        yield Result(check, "failure", str(error), "make room, get the right to it, or give another path")
 
 
 def refusal(check: str, error: PamdError) -> Result:

@@ -48,8 +48,7 @@ def check_systemd(station: str) -> Result:
 def judge_unit(unit: str, state: dict[str, str]) -> Result:
     """From the properties that `systemctl show` gives."""
     load, at_boot, active = state["LoadState"], state["UnitFileState"], state["ActiveState"]
-    restarts = int(state["NRestarts"])
-    found = f"{unit}: {at_boot or load}, {active} ({state['SubState']}), restarted {restarts} times"
+    found = f"{unit}: {at_boot or load}, {active} ({state['SubState']}), restarted {state['NRestarts']} times"
     verdict: Verdict = "warning"
     if load != "loaded":
         remedy = "`make install-systemd`: docs/deploying.md"

@@ -25,6 +25,7 @@ from pam_daemon.tools.doctor.case import Case, Result, guarded, refusal
 from pam_daemon.tools.doctor.sounding import mains_hum, true_rate
 
 _PORTAUDIO_S = 20.0  # to list its devices
+_HELD = "`pamd status` says what it hears; stop it to examine the device itself"
 _DRIFT_PPM = 500.0  # far more than any sound card's
 
 
@@ -32,16 +33,17 @@ def check_sound(case: Case) -> Iterator[Result]:
     """PortAudio, then each device: whether it opens, its level, hum and rate."""
     case.doing("asking PortAudio for its devices")
     listed: list[DeviceInfo] = []
+    held = _heard_by_daemon(case.config.station.name)
     try:
         listed = _list_devices()
-        yield _portaudio(listed)
+        yield _portaudio(listed, held)
     except PamdError as error:
         yield refusal("PortAudio", error)
     if not case.devices:
         remedy = "give --device, or devices in the configuration; `pamd devices` lists them"
         yield Result("device", "failure", "none is named", remedy)
     for choice in case.devices:
-        yield from guarded("device", _device(case, choice, listed))
+        yield from guarded("device", _device(case, choice, listed, held))
 
 
 def _list_devices() -> list[DeviceInfo]:
@@ -52,28 +54,33 @@ def _list_devices() -> list[DeviceInfo]:
     except subprocess.TimeoutExpired as error:
         raise SourceError(f"hangs for {_PORTAUDIO_S:g} s; unplug the devices and plug them in again") from error
     if done.returncode:
-        raise DependencyError(done.stderr.strip().rpartition("pamd: ")[2])
+        told = done.stderr.strip().rpartition("pamd: ")[2]
+        raise DependencyError(told or f"its process ended with {done.returncode}; install libportaudio2 again")
     return [msgspec.json.decode(line, type=DeviceInfo) for line in done.stdout.splitlines()]
 
 
-def _portaudio(listed: Sequence[DeviceInfo]) -> Result:
+def _portaudio(listed: Sequence[DeviceInfo], held: set[str]) -> Result:
     if listed:
         return Result("PortAudio", "ok", f"{len(listed)} devices that can capture")
+    if held:  # PortAudio lists no device that another process has
+        return Result("PortAudio", "warning", "no device that is free", _HELD)
     remedy = "plug it in (`arecord -l` shows what the kernel sees); let the user be of the group audio"
     return Result("PortAudio", "failure", "no device that can capture", remedy)
 
 
-def _device(case: Case, choice: Device, listed: list[DeviceInfo]) -> Iterator[Result]:
-    info = choose_device(choice.device, listed)
+def _device(case: Case, choice: Device, listed: list[DeviceInfo], held: set[str]) -> Iterator[Result]:
     keep_s = case.seconds + NO_MESSAGE_S
     rate_hz = choice.sample_rate_hz or 0
     stop = threading.Event()
     with Hydrophone(choice.device, stop, case.clock, max(choice.channels), keep_s, rate_hz) as hydrophone:
-        case.doing(f"listening to {info.name} for {case.seconds:g} s")
+        case.doing(f"listening to {choice.device} for {case.seconds:g} s")
         try:
+            info = choose_device(choice.device, listed)
             hydrophone.open()
-        except Outage as outage:
-            yield judge_outage(outage, choice.device, case.config.station.name)
+        except Outage:
+            if choice.device not in held:
+                raise
+            yield Result("device", "warning", f"{choice.device}: the running pamd of this station listens to it", _HELD)
             return
         found = f"{info.full_name}: {info.channels} channels, native rate {info.sample_rate_hz} Hz"
         asked = f", opened at {rate_hz} Hz" if rate_hz else ""
@@ -118,14 +125,6 @@ def _capture(hydrophone: Hydrophone, case: Case) -> Capture:
     return Capture(np.concatenate(blocks, axis=1), hydrophone.sample_rate_hz, lost, arrivals)
 
 
-def judge_outage(outage: Outage, device: str, station: str) -> Result:
-    """A device that cannot be opened, perhaps because this station's daemon listens to it."""
-    if outage.reason == "busy" and device in _heard_by_daemon(station):
-        remedy = "`pamd status` says what it hears; stop it to examine the device itself"
-        return Result("device", "warning", f"{device}: the running pamd of this station listens to it", remedy)
-    return refusal("device", outage)
-
-
 def _heard_by_daemon(station: str) -> set[str]:
     with suppress(EndpointError):
         return {stream["source"] for stream in ask(socket_path(station))["status"]["streams"].values()}
@@ -134,6 +133,10 @@ def _heard_by_daemon(station: str) -> set[str]:
 
 def judge_level(name: str, samples: FloatArray, floor_dbfs: float) -> Result:
     """Of one channel's samples (n,), by the daemon's own measure (hearing.py) of all of them at once."""
+    if not np.isfinite(samples).all():
+        return Result(
+            "level", "failure", f"{name}: samples that are no numbers", "use another driver, or another device"
+        )
     look = Look()
     look.feed(samples)
     state = look.judge(floor_dbfs)
