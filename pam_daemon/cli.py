@@ -206,7 +206,7 @@ def doctor(
 
     config = _load(config_path, settings, model, station, endpoint, threshold)
     place = partial(journal_path, config, journal)
-    with console.silenced(), console.busy() as (screen, doing):
+    with console.silenced(), console.busy(as_json) as (screen, doing):
         case = Case(config, _devices(devices, channels, config), place, threshold, hop_s, SystemClock(), seconds, doing)
         worst = console.show_results(examine(case), screen, as_json=as_json)
     raise click.exceptions.Exit({"ok": 0, "warning": 3, "failure": 1}[worst])

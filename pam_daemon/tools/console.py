@@ -157,10 +157,10 @@ def _result_row(result: Result) -> Table:
 
 
 @contextmanager
-def busy() -> Iterator[tuple[Console, Callable[[str], object]]]:
-    """A console, and what tells people there what takes a while; in a pipe nobody is told."""
+def busy(as_json: bool) -> Iterator[tuple[Console, Callable[[str], object]]]:
+    """A console, and what tells people there what takes a while; programs are not told."""
     console = Console(highlight=False)
-    if not console.is_terminal:
+    if as_json or not console.is_terminal:
         yield console, lambda text: None
         return
     with console.status("") as status:

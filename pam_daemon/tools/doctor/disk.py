@@ -75,8 +75,9 @@ def _commits_s(path: Path) -> list[float]:
 
 
 def _write_bytes_per_s(path: Path) -> float:
+    noise = os.urandom(_WRITE_BYTES)  # nothing that a file system could compress
     begin_s = time.perf_counter()
     with path.open("wb") as file:
-        file.write(os.urandom(_WRITE_BYTES))  # nothing that a file system could compress
+        file.write(noise)
         os.fsync(file.fileno())
     return _WRITE_BYTES / (time.perf_counter() - begin_s)

@@ -162,7 +162,7 @@ def _hum(name: str, samples: FloatArray, sample_rate_hz: int) -> Result:
         return Result("hum", "ok", f"{name}: none of the mains at 50 or 60 Hz")
     lines = ", ".join(f"{line_hz} Hz +{excess_db:.0f} dB" for line_hz, excess_db in hum.lines_db.items())
     remedy = "look for a ground loop: earth it at one place only, try a battery, keep mains cables away"
-    return Result("hum", "warning", f"{name}: mains of {hum.mains_hz} Hz, above their neighbours: {lines}", remedy)
+    return Result("hum", "warning", f"{name}: {hum.mains_hz} Hz mains stand out of their surroundings: {lines}", remedy)
 
 
 def _rate(name: str, capture: Capture) -> Result:
