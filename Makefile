@@ -5,8 +5,9 @@ BENCH_ARGS ?=
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# PortAudio for sounddevice; a private PulseAudio server is the tests' sound card; systemd reads the unit.
-SYSTEM_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins systemd
+# PortAudio for sounddevice; a private PulseAudio server is the tests' sound card; systemd reads the unit; faketime sets
+# a daemon's UTC.
+SYSTEM_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins systemd faketime
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long check bench install-systemd system-packages clean

@@ -35,6 +35,9 @@ EFFORT_EVERY_S = 900.0
 CANARY_EVERY_S = 180.0
 LINE_EVERY_S = 60.0  # one canonical line in the log
 _LOAD_EVERY_S = 1.0
+# What the device's process has kept while the daemon was held up comes at once: the ring has room for all of it.
+_BURST_S = 2.0  # that the device itself had
+_PIPE_SAMPLES = 65_536 // 4  # and the pipe
 _REPLAY_RING_S = 64.0  # of sound read ahead of the worker, at most
 _REPLAY_RING_SAMPLES = 4_000_000  # likewise: 16 MB a channel
 _ASSUMED_RATE_HZ = 48_000  # of a device that is absent at the start, until it has once been seen
@@ -142,8 +145,9 @@ def run(station: Station, devices: Sequence[Heard], ring_s: float, load: Callabl
         streams: list[Stream] = []
         for choice, hydrophone in devices:
             prefix = f"{_device_name(choice)}-" if len(devices) > 1 else ""
+            room_s = ring_s + _BURST_S + _PIPE_SAMPLES / hydrophone.channels / hydrophone.sample_rate_hz
             own = [
-                station.add_stream(f"{prefix}ch{channel}", hydrophone, ring_s, wait=False)
+                station.add_stream(f"{prefix}ch{channel}", hydrophone, room_s, wait=False)
                 for channel in choice.channels
             ]
             rows = [channel - 1 for channel in choice.channels]

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pam_daemon.clock import NS_PER_S, Clock, StreamClock, rfc3339
+from pam_daemon.clock import NS_PER_S, Clock, SampleClock, StreamClock, rfc3339
 from pam_daemon.detect import Call, Detector, Threshold
 from pam_daemon.hearing import Hearing
 from pam_daemon.live_clock import LiveClock
@@ -105,6 +105,7 @@ class Stream:
         self._in_flight_samples = 0  # in windows among them
         self._detectors = self._new_detectors()
         self._heard_until_utc_ns = heard_until_utc_ns  # by the process before this one
+        self._began_unsure = False  # UTC was not to be trusted when the stream began
         self._announced = analysis.mode == "replay"  # a file began when its name says
         self._last_place: Place | None = None
         self._told: deque[tuple[int, Event]] = deque()  # of what is rare: changes of a state
@@ -126,7 +127,10 @@ class Stream:
         """Scores (windows, labels) of the windows last taken -> what follows from them."""
         records: list[Record] = [] if self._announced or self.origin is None else self._announcement(clock)
         while self._told and self.origin is not None:
-            records.append(self._event(*self._told.popleft(), clock))
+            sample, event = self._told.popleft()
+            records.append(self._event(sample, event, clock))
+            if event.what == "clock_step" and self._began_unsure:
+                records += self._not_running(self.origin.clock.at(sample), clock)
         rows = iter(scores)
         left = len(scores)
         with self._lock:
@@ -313,8 +317,8 @@ class Stream:
         read_ms, score_ms, decide_ms = ((b - a) / 1e6 for a, b in itertools.pairwise(steps_ns))
         return Latency(audio_ms, read_ms, score_ms, decide_ms, audio_ms + read_ms + score_ms + decide_ms)
 
-    def _gap(self, unheard: Unheard, clock: Clock) -> Record:
-        at = self._began().clock.at(unheard.start)
+    def _gap(self, unheard: Unheard, clock: Clock, at: SampleClock | None = None) -> Record:
+        at = at or self._began().clock.at(unheard.start)
         body = Gap(
             term=unheard.term,
             start_sample=unheard.start,
@@ -334,15 +338,19 @@ class Stream:
         began = at.utc(0)
         text = f"listening to {self._source.name}"
         body = Event("stream_began", "info", text, {"start_utc": began, "sample_rate_hz": self.sample_rate_hz})
-        records = [self._event(0, body, clock)]
-        if self._heard_until_utc_ns is not None and at.start_utc_ns is not None:
-            away_ns = at.start_utc_ns - self._heard_until_utc_ns
-            if away_ns > 0:
-                # Before sample 0, outside the stream's counts.
-                samples = away_ns * self.sample_rate_hz // NS_PER_S
-                away = Unheard(-samples, samples, "gap", "not_running", True, PLACES_EVERY_S)
-                records.append(self._gap(away, clock))
-        return records
+        self._began_unsure = clock.sync().quality != "synchronised"
+        return [self._event(0, body, clock), *self._not_running(at, clock)]
+
+    def _not_running(self, at: SampleClock, clock: Clock) -> list[Record]:
+        """The time up to sample 0 when nobody listened, as far as it is not told yet; outside the stream's counts.
+
+        After a boot without a clock it is known only once UTC has been set.
+        """
+        if self._heard_until_utc_ns is None or at.start_utc_ns is None or at.start_utc_ns <= self._heard_until_utc_ns:
+            return []
+        samples = (at.start_utc_ns - self._heard_until_utc_ns) * self.sample_rate_hz // NS_PER_S
+        self._heard_until_utc_ns = at.start_utc_ns
+        return [self._gap(Unheard(-samples, samples, "gap", "not_running", True, PLACES_EVERY_S), clock, at)]
 
     def _event(self, sample: int, event: Event, clock: Clock) -> Record:
         return self._record("event", sample, event, clock, event.what)

@@ -53,6 +53,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
 
 Message = Opened | Block | Lost | Failed
 _LENGTH_BYTES = 4
+_ROOM_AGAIN = 0.8  # of the capacity: a loss ends when there is room for more than a block
 
 
 def write(stream: BinaryIO, message: Message) -> None:
@@ -92,7 +93,7 @@ class Outbox:
             if isinstance(piece, Missing):
                 self._flush_dropped()
                 self._messages.append(Lost(piece.samples, piece.reason, piece.estimated, piece.uncertainty_s))
-            elif self._samples + piece.samples.shape[1] > self.capacity:
+            elif self._samples + piece.samples.shape[1] > self.capacity * (_ROOM_AGAIN if self._dropped else 1):
                 self._dropped += piece.samples.shape[1]
             else:
                 self._flush_dropped()

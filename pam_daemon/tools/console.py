@@ -122,7 +122,12 @@ def state_lines(state: Wire) -> Iterator[str]:
     yield f"model {status['model']['name']} on {status['provider']}"
     for name, stream in status["streams"].items():
         level = "digital silence" if stream["level_dbfs"] is None else f"{stream['level_dbfs']:.1f} dBFS"
-        yield f"{name}: {stream['source']}, {stream['sample_rate_hz']} Hz, lag {stream['lag_s']:.1f} s, {level}"
+        drift = stream["clock"]["drift_ppm"]
+        rate = f"{stream['sample_rate_hz']} Hz" + ("" if drift is None else f" {drift:+.0f} ppm")
+        found = f"{stream['detections']} detections"
+        yield f"{name}: {stream['source']}, {rate}, lag {stream['lag_s']:.1f} s, {level}, {found}"
+    quality = {stream["clock"]["quality"] for stream in status["streams"].values()} - {None}
+    yield f"clock: {', '.join(sorted(quality)) or 'unknown'}"
     missed = ", ".join(f"{reason} {seconds:g} s" for reason, seconds in state["missed_today_s"].items())
     yield f"coverage today {state['coverage_today']:.2%}; missed: {missed or 'nothing'}"
     yield "last detection: " + (readable(last) if last else "none")
