@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+HOURS ?= 2
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -10,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SYSTEM_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins systemd faketime
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check bench install-systemd system-packages clean
+.PHONY: help setup demo test test-long check bench soak install-systemd system-packages clean
 
 help:
 	@echo "make setup      .venv with the core packages (no torch)"
@@ -19,8 +20,9 @@ help:
 	@echo "make test-long  the tests that take minutes"
 	@echo "make check      ruff, mypy --strict, import contracts"
 	@echo "make bench      throughput, memory, start-up, latency, live streams"
+	@echo "make soak       HOURS=2 of live capture, then 100 h of replay: nothing grows, is lost or is unexplained"
 	@echo "make install-systemd  as root: pamd in /opt/pamd, the unit pamd@.service and its user"
-	@echo "make clean      remove .venv, caches and what demo and bench left"
+	@echo "make clean      remove .venv, caches and what demo, bench and soak left"
 
 setup: .venv/core.stamp
 
@@ -42,6 +44,9 @@ check: .venv/full.stamp
 bench: .venv/full.stamp system-packages
 	PYTHONPATH=tests $(BIN)/python tests/bench $(BENCH_ARGS)
 
+soak: .venv/full.stamp system-packages
+	$(BIN)/python tests/soak --hours $(HOURS)
+
 install-systemd:
 	$(PYTHON) -m venv $(DESTDIR)/opt/pamd
 	$(DESTDIR)/opt/pamd/bin/python -m pip install --quiet --disable-pip-version-check . --constraint constraints.txt
@@ -53,7 +58,7 @@ install-systemd:
 	@echo "next: docs/deploying.md"
 
 clean:
-	rm -rf .venv demo bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv demo bench soak .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

@@ -47,10 +47,13 @@ def station_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What `run` and `doctor` listen to."""
+    """What `run` and `doctor` listen to, and where they keep it."""
     for option in (
         click.option("--device", "devices", multiple=True, help="As `pamd devices` prints it; may be repeated."),
         click.option("--channels", default="1", show_default=True, help="Of each --device, from 1, with commas."),
+        click.option(
+            "--record", type=PATH, help="Keep the sound in this directory, as FLAC, with clips of detections."
+        ),
     ):
         command = option(command)
     return command
@@ -69,10 +72,11 @@ def _load(
     station: str | None,
     endpoint: str | None,
     threshold: float | None,
+    record: Path | None = None,
 ) -> Config:
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold {threshold:g}: a score lies between 0 and 1")
-    given = {"model.path": model, "station.name": station, "publish.endpoint": endpoint}
+    given = {"model.path": model, "station.name": station, "publish.endpoint": endpoint, "record.directory": record}
     quoted = [f"{key}={msgspec.json.encode(str(value)).decode()}" for key, value in given.items() if value is not None]
     return load_config(config_path, [*settings, *quoted])
 
@@ -120,7 +124,7 @@ def replay(
     )
     if raven is not None:
         console.check_writable(raven)
-    view = console.ReplayView()
+    view = console.ReplayView(keep=raven is not None)
     endpoint = config.publish.endpoint if endpoint is not None else None
     with Station(setup, journal, endpoint, view.show, linger_s) as house:
         for recording in found:
@@ -151,23 +155,24 @@ def run(
     station: str | None,
     endpoint: str | None,
     journal: Path | None,
+    record: Path | None,
 ) -> None:
     """Listen to hydrophones until SIGTERM or SIGINT."""
     from pam_daemon.daemon import hydrophones, journal_path, log_record
     from pam_daemon.daemon import run as run_devices
     from pam_daemon.station import Station, set_up
 
-    load = partial(_load, config_path, settings, model, station, endpoint, threshold)
+    load = partial(_load, config_path, settings, model, station, endpoint, threshold, record)
     config = load()
     choices = _devices(devices, channels, config)
     if not choices:
         raise ConfigError("no device: give --device, or devices in the configuration; `pamd devices` lists them")
-    clock, stop, ring_s = SystemClock(), threading.Event(), config.capture.ring_s
-    with hydrophones(choices, stop, clock, ring_s, required=bool(devices)) as found:
+    clock, stop = SystemClock(), threading.Event()
+    with hydrophones(choices, stop, clock, config.capture.ring_s, required=bool(devices)) as found:
         setup = set_up(config, "live", clock, threshold=threshold, hop_s=hop_s)
         path = journal_path(config, journal)
         with Station(setup, path, config.publish.endpoint, log_record, linger_s=0.0, stop=stop) as house:
-            run_devices(house, found, ring_s, load)
+            run_devices(house, found, config, load)
 
 
 @cli.command()
@@ -184,6 +189,7 @@ def run(
 def doctor(
     devices: tuple[str, ...],
     channels: str,
+    record: Path | None,
     config_path: Path | None,
     settings: tuple[str, ...],
     model: Path | None,
@@ -204,7 +210,7 @@ def doctor(
     from pam_daemon.tools.doctor.case import Case
     from pam_daemon.tools.doctor.examination import examine
 
-    config = _load(config_path, settings, model, station, endpoint, threshold)
+    config = _load(config_path, settings, model, station, endpoint, threshold, record)
     place = partial(journal_path, config, journal)
     with console.silenced(), console.busy(as_json) as (screen, doing):
         case = Case(config, _devices(devices, channels, config), place, threshold, hop_s, SystemClock(), seconds, doing)
@@ -282,6 +288,20 @@ def simulate(path: Path, minutes: float, calls: int, seed: int) -> None:
 
     simulate_sea(path, minutes=minutes, calls=calls, seed=seed)
     click.echo(f"{path}: a simulated sea, {minutes:g} min with {calls} upcalls; the truth is in {truth_path(path)}")
+
+
+@cli.command()
+@click.argument("clip", type=PATH)
+@click.option("--out", type=PATH, help="The PNG, instead of CLIP.png beside it.")
+@click.option("--model", type=PATH, help="Frequencies up to this model's mel range, instead of the shipped one's.")
+@click.option("--channel", type=int, default=1, show_default=True)
+def picture(clip: Path, out: Path | None, model: Path | None, channel: int) -> None:
+    """Draw the spectrogram of a clip, or of any recording."""
+    from pam_daemon.model import Model, shipped_model
+    from pam_daemon.tools.picture import draw_clip
+
+    features = Model(model or shipped_model(), "cpu").card.features
+    click.echo(draw_clip(clip, out, 1.1 * features.max_hz, channel))
 
 
 @cli.command()

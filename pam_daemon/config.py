@@ -93,6 +93,25 @@ class Overload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
 
 
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The sound itself, as FLAC files, and a clip around each detection."""
+
+    directory: Annotated[str | None, Meta(description="null: nothing is recorded")] = None
+    file_minutes: Annotated[
+        Annotated[int, Meta(ge=1, le=1440)], Meta(description="a new file at every multiple of it in UTC")
+    ] = 60
+    max_gb: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="the oldest files go, never clips, to keep the others within; null: no limit"),
+    ] = None
+    min_free_gb: Annotated[
+        Annotated[float, Meta(ge=0)], Meta(description="likewise, to leave the disk so much; else nothing is recorded")
+    ] = 1.0
+    clip_margin_s: Annotated[
+        Annotated[float, Meta(ge=0, le=60)], Meta(description="of a clip, before and after the detection's windows")
+    ] = 2.0
+
+
 class JournalPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where records are kept."""
 
@@ -118,6 +137,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     detect: Detect = Detect()
     capture: Capture = Capture()
     overload: Overload = Overload()
+    record: Record = Record()
     journal: JournalPlace = JournalPlace()
     publish: Publish = Publish()
 

@@ -23,6 +23,7 @@ from pam_daemon.config import Device as DeviceChoice
 from pam_daemon.control import Control, socket_path
 from pam_daemon.errors import ConfigError, JournalError, PamdError
 from pam_daemon.fill import file_pieces, fill
+from pam_daemon.outlets.recorder import Recorder
 from pam_daemon.records import Event, Wire
 from pam_daemon.sources import Outage
 from pam_daemon.sources.file import Recording
@@ -129,14 +130,15 @@ def hydrophones(
         yield [(choice, opened.enter_context(_open(choice, stop, clock, keep_s, required))) for choice in choices]
 
 
-def run(station: Station, devices: Sequence[Heard], ring_s: float, load: Callable[[], Config]) -> None:
+def run(station: Station, devices: Sequence[Heard], config: Config, load: Callable[[], Config]) -> None:
     """Listen to devices until SIGTERM or SIGINT; what was captured until then is analysed.
 
     A device that is lost is opened again, as often as it takes. SIGHUP reads the configuration again, with `load`.
 
     Raises:
         EndpointError: a daemon of this station runs already.
-        ConfigError: two streams of one name.
+        ConfigError: two streams of one name, or one that cannot be recorded.
+        RecordError: the directory for recordings cannot be written.
     """
     hangup = threading.Event()
     with _signals(station.crew.stop, hangup):
@@ -145,7 +147,7 @@ def run(station: Station, devices: Sequence[Heard], ring_s: float, load: Callabl
         streams: list[Stream] = []
         for choice, hydrophone in devices:
             prefix = f"{_device_name(choice)}-" if len(devices) > 1 else ""
-            room_s = ring_s + _BURST_S + _PIPE_SAMPLES / hydrophone.channels / hydrophone.sample_rate_hz
+            room_s = config.capture.ring_s + _BURST_S + _PIPE_SAMPLES / hydrophone.channels / hydrophone.sample_rate_hz
             own = [
                 station.add_stream(f"{prefix}ch{channel}", hydrophone, room_s, wait=False)
                 for channel in choice.channels
@@ -158,9 +160,12 @@ def run(station: Station, devices: Sequence[Heard], ring_s: float, load: Callabl
             fillers.append((stage, work))
             streams += own
         _refuse_same_names(streams)
+        recorder = Recorder(config.record, station.name, streams, station.clock) if config.record.directory else None
         for name, work in fillers:
             station.crew.start(name, work)
         worker = station.crew.start("worker", partial(_run_worker, station, streams))
+        if recorder is not None:
+            station.crew.start("recorder", partial(recorder.run, worker.is_alive))
         station.crew.start("control", partial(control.run, station.crew.stop))
         log.info("listening", streams=[stream.name for stream in streams], provider=station.provider)
         _supervise(station, worker, hangup, load)

@@ -7,6 +7,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
+
+from msgspec.structs import replace
 
 from pam_daemon.clock import NS_PER_S, Clock, SampleClock, StreamClock, rfc3339
 from pam_daemon.detect import Call, Detector, Threshold
@@ -25,6 +28,7 @@ from pam_daemon.records import (
     ModelName,
     Position,
     Record,
+    RecorderStatus,
     StreamStatus,
     record_id,
 )
@@ -75,6 +79,16 @@ class Timing:
     scored_ns: int
 
 
+class StreamRecorder(Protocol):
+    """What keeps a stream's sound; asked by the worker, and by whoever wants a status."""
+
+    def order_clip(self, identity: str, start: int, end: int) -> str | None:
+        """Where the sound of a detection that has this id and the windows [start, end) will be."""
+        ...
+
+    def status(self) -> RecorderStatus: ...
+
+
 class Stream:
     """Reads its ring, gives windows to score, takes the scores, gives records.
 
@@ -87,6 +101,7 @@ class Stream:
         self.name = name
         self.ring = ring
         self.origin: Origin | None = None  # set before the first write to the ring
+        self.recorder: StreamRecorder | None = None  # likewise
         self.sample_rate_hz = source.sample_rate_hz
         self.analysed_samples = 0
         self.windows = 0  # scored
@@ -223,6 +238,7 @@ class Stream:
             hop_s=self._analysis.hop_samples * self._windower.stride / self._analysis.model_rate_hz,
             detections=self.detections,
             last_detection_utc=self.last_detection_utc,
+            recorder=self.recorder.status() if self.recorder else None,
         )
 
     def _counts(self) -> dict[str, int]:
@@ -305,7 +321,10 @@ class Stream:
         )
         self.detections += 1
         self.last_detection_utc = body.peak_utc
-        return self._record("detection", start, body, clock, analysis.model.sha256, label)
+        record = self._record("detection", start, body, clock, analysis.model.sha256, label)
+        if self.recorder is None or record.id is None:
+            return record
+        return replace(record, body=replace(body, clip=self.recorder.order_clip(record.id, start, end)))
 
     def _latency(self, peak: Place, timing: Timing, clock: Clock) -> Latency:
         deciding = (self._last_place or peak).source_end

@@ -151,6 +151,17 @@ def test_what_cannot_be_used_is_a_line_with_its_remedy_and_the_rest_is_examined(
     assert "no folder" in results["disk"][0]["found"]
 
 
+def test_where_the_sound_is_to_be_kept_is_examined_too(tmp_path: Path, toy: Path) -> None:
+    """A directory that is not there yet is made by `run` alone; one that never can be is a failure."""
+    options = ["--model", toy, "--journal", tmp_path / "journal", "--record"]
+    journal, sound = doctor(*options, tmp_path / "sound" / "2026")["writes"]
+    assert journal["found"].startswith(f"{tmp_path}: ") and sound["found"].startswith(f"{tmp_path}: ")
+    assert list(tmp_path.iterdir()) == []
+    results = doctor(*options, "/sys/sound")
+    assert [result["verdict"] for result in results["disk"][1:]] == ["failure", "failure"]
+    assert "--record" in results["disk"][1]["remedy"]
+
+
 def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, toy: Path) -> None:
     path = tmp_path / "notes"
     path.write_text("not a database, but somebody's notes\n" * 100)

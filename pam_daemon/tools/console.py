@@ -40,13 +40,20 @@ class Heard(Protocol):
 
 
 class ReplayView:
-    """What a replay shows: records as they come where stdout is a pipe, a bar and a table on a terminal."""
+    """What a replay shows: records as they come where stdout is a pipe, a bar and a table on a terminal.
 
-    def __init__(self) -> None:
+    Args:
+        keep: hold the detections until the end, as for a table; else only a terminal's are, so that memory does not
+            grow with the sound.
+    """
+
+    def __init__(self, *, keep: bool) -> None:
         self.detections: list[tuple[Recording, Wire]] = []
+        self._found = 0
         self._recording: Recording
         self._gaps: list[Wire] = []
         self._terminal = sys.stdout.isatty()
+        self._keep = keep or self._terminal
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -76,9 +83,10 @@ class ReplayView:
         """One record, on the worker's thread."""
         if not self._terminal:
             print_json(wire)
-        if wire["kind"] == "detection":
+        self._found += wire["kind"] == "detection"
+        if wire["kind"] == "detection" and self._keep:
             self.detections.append((self._recording, wire))
-        elif wire["kind"] == "gap":
+        elif wire["kind"] == "gap" and self._keep:
             self._gaps.append(wire)
 
     def finish(self, done: Heard) -> None:
@@ -90,7 +98,7 @@ class ReplayView:
             for gap in self._gaps:
                 console.print(f"{gap['term']} {gap['reason']}: {gap['duration_s']:g} s from {_at(gap, 'start')}")
         console.print(
-            f"{done.heard_s:,.1f} s of sound, {done.windows:,} windows, {len(self.detections):,} detections; "
+            f"{done.heard_s:,.1f} s of sound, {done.windows:,} windows, {self._found:,} detections; "
             f"{done.took_s:.1f} s, {done.heard_s / done.took_s:,.0f} times real time"
         )
 
@@ -126,6 +134,10 @@ def state_lines(state: Wire) -> Iterator[str]:
         rate = f"{stream['sample_rate_hz']} Hz" + ("" if drift is None else f" {drift:+.0f} ppm")
         found = f"{stream['detections']} detections"
         yield f"{name}: {stream['source']}, {rate}, lag {stream['lag_s']:.1f} s, {level}, {found}"
+        if recorder := stream["recorder"]:
+            lost_s = recorder["lost_samples"] / stream["sample_rate_hz"]
+            kept = f"{recorder['files']:,} files, {recorder['bytes'] / 1e9:.1f} GB, {recorder['clips']:,} clips"
+            yield f"{name}: recorded {kept}; lost {lost_s:.1f} s, {recorder['clips_lost']} clips"
     quality = {stream["clock"]["quality"] for stream in status["streams"].values()} - {None}
     yield f"clock: {', '.join(sorted(quality)) or 'unknown'}"
     missed = ", ".join(f"{reason} {seconds:g} s" for reason, seconds in state["missed_today_s"].items())

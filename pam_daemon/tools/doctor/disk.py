@@ -15,9 +15,10 @@ from pam_daemon.clock import rfc3339
 from pam_daemon.errors import JournalError
 from pam_daemon.journal import Journal
 from pam_daemon.records import STATION_WIDE, Event, Record, record_id
-from pam_daemon.tools.doctor.case import Case, Result, Verdict
+from pam_daemon.tools.doctor.case import Case, Result, Verdict, guarded
 
-_FULL_BYTES, _TIGHT_BYTES = 100e6, 1e9  # a record takes 1 kB, but others write to the disk too
+_FULL_BYTES = 100e6
+_TIGHT_BYTES = 1e9  # above full: a record takes 1 kB, but others write to the disk too
 _COMMITS, _COMMITS_S = 20, 2.0  # as many, or as long
 _SLOW_COMMIT_S = 0.1  # the worker waits for it, and windows come every half second
 _WRITE_BYTES = 8_000_000
@@ -25,26 +26,38 @@ _SLOW_WRITE_BYTES_PER_S = 1e6  # a recorded channel at 48 kHz is 0.1 MB/s
 
 
 def check_disk(case: Case) -> Iterator[Result]:
-    """Where the journal is kept: whether it can be, room, and how fast it is."""
+    """Where the journal and the sound are kept: whether they can be, room, and how fast it is."""
+    yield from guarded("disk", _journal(case))
+    record = case.config.record
+    if record.directory is not None:
+        yield from guarded("disk", _place(case, Path(record.directory), "--record", 1e9 * record.min_free_gb))
+
+
+def _journal(case: Case) -> Iterator[Result]:
     path = case.journal_path()
-    directory = path.parent
-    if not directory.is_dir():
-        raise JournalError(f"{directory}: no such directory; make it, or give another --journal")
+    if not path.parent.is_dir():
+        raise JournalError(f"{path.parent}: no such directory; make it, or give another --journal")
     if path.exists():
         Journal(path).close()
-    yield _room(directory)
-    case.doing(f"writing to {directory}")
-    with tempfile.TemporaryDirectory(prefix=".pamd-doctor-", dir=directory) as place:
-        yield _writes(directory, Path(place))
+    yield from _place(case, path.parent, "--journal", _FULL_BYTES)
 
 
-def _room(directory: Path) -> Result:
+def _place(case: Case, directory: Path, option: str, full_bytes: float) -> Iterator[Result]:
+    """A directory, or where it is going to be made."""
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    yield _room(existing, option, full_bytes)
+    case.doing(f"writing to {existing}")
+    with tempfile.TemporaryDirectory(prefix=".pamd-doctor-", dir=existing) as place:
+        yield _writes(existing, Path(place))
+
+
+def _room(directory: Path, option: str, full_bytes: float) -> Result:
     free_bytes = shutil.disk_usage(directory).free
     found = f"{directory}: {free_bytes / 1e9:.1f} GB free"
-    if free_bytes >= _TIGHT_BYTES:
+    if free_bytes >= full_bytes + _TIGHT_BYTES:
         return Result("disk", "ok", found)
-    verdict: Verdict = "failure" if free_bytes < _FULL_BYTES else "warning"
-    return Result("disk", verdict, found, "make room (`journalctl --vacuum-size=100M`), or give another --journal")
+    verdict: Verdict = "failure" if free_bytes < full_bytes else "warning"
+    return Result("disk", verdict, found, f"make room (`journalctl --vacuum-size=100M`), or give another {option}")
 
 
 def _writes(directory: Path, place: Path) -> Result:
