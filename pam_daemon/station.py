@@ -75,7 +75,9 @@ def set_up(
     hop_samples = round(hop_s * card.sample_rate_hz) if math.isfinite(hop_s) else 0
     if not 1 <= hop_samples <= card.window_samples:
         window_s = card.window_samples / card.sample_rate_hz
-        raise ConfigError(f"hop {hop_s:g} s: more than nothing and at most a window ({window_s:g} s) is needed")
+        raise ConfigError(
+            f"hop {hop_s:g} s: windows cannot follow so; give one above 0 and at most a window ({window_s:g} s)"
+        )
     station = config.station
     position = None
     if station.latitude_deg is not None and station.longitude_deg is not None:
