@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -59,6 +60,25 @@ class Bell:
         os.close(self._write)
 
 
+class Gong:
+    """Wakes threads, however many, that wait for nothing else."""
+
+    def __init__(self) -> None:
+        self._struck = threading.Condition()
+        self._strokes = 0
+
+    def ring(self) -> None:
+        with self._struck:
+            self._strokes += 1
+            self._struck.notify_all()
+
+    def wait(self, heard: int, timeout_s: float) -> int:
+        """Until it has rung more or less often than was heard, or for so long. Returns: how often it has."""
+        with self._struck:
+            self._struck.wait_for(lambda: self._strokes != heard, timeout_s)
+            return self._strokes
+
+
 class Journal:
     """One connection to a journal file, for the thread that opens it.
 
@@ -66,7 +86,7 @@ class Journal:
         JournalError: a path that cannot be written, or a file that is no journal.
     """
 
-    def __init__(self, path: Path, bells: Sequence[Bell] = ()) -> None:
+    def __init__(self, path: Path, bells: Sequence[Bell | Gong] = ()) -> None:
         self.path = path
         self._bells = bells
         with ExitStack() as failed, self._errors():

@@ -22,18 +22,18 @@ from pam_daemon.config import Config, ModelChoice, changes
 from pam_daemon.control import state
 from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError
-from pam_daemon.journal import Bell, Journal
+from pam_daemon.journal import Bell, Gong, Journal
 from pam_daemon.model import Model, shipped_model
 from pam_daemon.overload import Overload
 from pam_daemon.publish import Publisher
-from pam_daemon.records import STATION_WIDE, Event, Mode, Position, Record, Status, Wire, record_id
+from pam_daemon.records import STATION_WIDE, BridgeStatus, Event, Mode, Position, Record, Status, Wire, record_id
 from pam_daemon.ring import Ring
 from pam_daemon.sources import Source
 from pam_daemon.stages import Stages
 from pam_daemon.stream import Analysis, Stream
 from pam_daemon.worker import Worker
 
-RELOADED = {"model.threshold", "model.sha256"}  # keys that SIGHUP takes on
+RELOADED = {"model.threshold", "model.sha256", "bridges"}  # keys that SIGHUP takes on
 _SUBSCRIBER_WAIT_S = 2.0
 
 log = structlog.get_logger()
@@ -167,6 +167,8 @@ class Station:
         self.provider = setup.model.provider
         self.name = setup.analysis.station
         self.streams: Sequence[Stream] = ()
+        self.appended = Gong()  # rung at every commit
+        self.bridges: Callable[[], dict[str, BridgeStatus]] = dict
         self._setup = setup
         self._on_record = on_record
         self._started_utc = rfc3339(setup.clock.utc_ns())
@@ -268,7 +270,7 @@ class Station:
         self._setup.model.canary()
 
     def reload(self, config: Config) -> None:
-        """Take on what may change while the station listens, the threshold; say what else needs a restart.
+        """Take on the threshold, and say what else is taken on and what needs a restart.
 
         Raises:
             ConfigError: a threshold for another model.
@@ -280,6 +282,8 @@ class Station:
             stream.threshold = threshold
         restart = sorted(changed.keys() - RELOADED)
         taken = {key: list(changed[key]) for key in sorted(changed.keys() & RELOADED)}
+        if "bridges" in taken:  # by name: a web address may be a secret
+            taken["bridges"] = [[bridge["name"] for bridge in side] for side in taken["bridges"]]
         text = f"threshold {threshold.score:g} ({threshold.source})"
         if restart:
             text += f"; a restart is needed for {', '.join(restart)}"
@@ -298,7 +302,7 @@ class Station:
         if self._journal_path is None:
             yield
             return
-        with closing(Journal(self._journal_path, [self._bell])) as self._journal:
+        with closing(Journal(self._journal_path, [self._bell, self.appended])) as self._journal:
             yield
 
     def _hand_on(self, records: Sequence[Record]) -> None:
@@ -322,8 +326,16 @@ class Station:
     @property
     def directory(self) -> Path:
         """Where a live station's journal is."""
+        return self.journal_path.parent
+
+    @property
+    def journal_path(self) -> Path:
         assert self._journal_path is not None, "a live station has a journal"
-        return self._journal_path.parent
+        return self._journal_path
+
+    def open_journal(self) -> Journal:
+        """A connection for the thread that asks, of a live station."""
+        return Journal(self.journal_path)
 
     def status(self) -> Wire:
         """What the heartbeat says, as its fields; on any thread."""
@@ -351,6 +363,7 @@ class Station:
             provider=self._setup.model.provider,
             durable=self._journal_path is not None,
             streams={stream.name: stream.status(factor) for stream in self.streams},
+            bridges=self.bridges(),
         )
         analysis = self._setup.analysis
         now = rfc3339(self._setup.clock.utc_ns())
