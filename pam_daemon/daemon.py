@@ -146,7 +146,7 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
     hangup = threading.Event()
     port = config.metrics.port
     scraped = nullcontext() if port is None else metrics.serve(port, station.status, station.directory)
-    with _signals(station.crew.stop, hangup), scraped, _bridges(station, config) as bridges:
+    with _signals(station.crew.stop, hangup), scraped:
         control = Control(socket_path(station.name), station.state)
         fillers: list[tuple[str, Callable[[], None]]] = []
         streams: list[Stream] = []
@@ -166,14 +166,15 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
             streams += own
         _refuse_same_names(streams)
         recorder = Recorder(config.record, station.name, streams, station.clock) if config.record.directory else None
-        for name, work in fillers:
-            station.crew.start(name, work)
-        worker = station.crew.start("worker", partial(_run_worker, station, streams))
-        if recorder is not None:
-            station.crew.start("recorder", partial(recorder.run, worker.is_alive))
-        station.crew.start("control", partial(control.run, station.crew.stop))
-        log.info("listening", streams=[stream.name for stream in streams], provider=station.provider)
-        _supervise(station, worker, hangup, partial(_reload, station, bridges, load))
+        with _bridges(station, config) as bridges:
+            for name, work in fillers:
+                station.crew.start(name, work)
+            worker = station.crew.start("worker", partial(_run_worker, station, streams))
+            if recorder is not None:
+                station.crew.start("recorder", partial(recorder.run, worker.is_alive))
+            station.crew.start("control", partial(control.run, station.crew.stop))
+            log.info("listening", streams=[stream.name for stream in streams], provider=station.provider)
+            _supervise(station, worker, hangup, partial(_reload, station, bridges, load))
 
 
 @contextmanager

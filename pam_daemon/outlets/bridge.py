@@ -1,8 +1,8 @@
 """A bridge: a cursor on the journal that hands records to another side, one by one, until each has been taken.
 
 The journal is its only queue: an outage delays, and loses nothing. Its place is kept in a file beside the journal, once
-the other side has taken a record; whoever is killed in between hands that one over again, with the same id. It is not in
-the journal's database, where keeping it would hold up the worker's commits.
+the other side has taken a record: whoever is killed in between hands that one over again, with the same id. It is not
+kept in the journal's database, where that would hold up the worker's commits.
 """
 
 from __future__ import annotations

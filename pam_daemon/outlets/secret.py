@@ -26,9 +26,8 @@ def read_secret(path: str, key: str) -> str:
         if not stat.S_ISREG(mode):
             raise ConfigError(f"{key}: {path}: no file")
         if mode & stat.S_IRWXO:
-            raise ConfigError(
-                f"{key}: {path}: mode {mode & 0o777:o} lets everybody at the secret; chmod o= and change it"
-            )
+            everybody = f"mode {mode & 0o777:o} lets everybody at it"
+            raise ConfigError(f"{key}: {path}: {everybody}; chmod o=, and have another secret made")
         text = Path(path).read_text(encoding="ascii").strip()
     except OSError as error:
         raise ConfigError(f"{key}: {path}: cannot be read: {error.strerror}") from error

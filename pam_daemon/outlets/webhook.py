@@ -43,9 +43,8 @@ class WebhookOutlet:
         self._choice = choice
         self._host = urlsplit(choice.url).netloc  # the rest of an address may be a secret
         self._headers()
-        self._opener = build_opener(
-            _NoRedirect, HTTPSHandler(context=tls_context(choice.ca_file, f"bridge {choice.name}"))
-        )
+        trust = tls_context(choice.ca_file, f"bridge {choice.name}")
+        self._opener = build_opener(_NoRedirect, HTTPSHandler(context=trust))
 
     def send(self, wire: Wire) -> None:
         try:
