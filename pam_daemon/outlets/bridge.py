@@ -27,6 +27,7 @@ from pam_daemon.records import BridgeStatus, Event, Wire
 
 TRIES = 3  # so often a record is offered before an outage is told, or one that is refused is put aside
 LONGEST_RETRY_S = 300.0
+_COUNT_EVERY_S = 5.0  # what waits, during an outage
 _IDLE_S = 1.0  # the longest sleep, for who has to keep a connection
 _LAST_S = 5.0  # at the end, for what is left
 _BATCH = 1000  # records read from the journal at a time
@@ -70,6 +71,7 @@ class Feed:
     appended: Gong  # rung at every commit
     tell: Callable[[Event], None]
     clock: Clock
+    retry_s: float = 1.0  # after the first failure; each time twice as long
 
 
 @dataclass(slots=True)
@@ -133,12 +135,19 @@ class Bridge:
         with closing(self._feed.open_journal()) as journal, closing(self._outlet):
             self._find_place(journal)
             while not self._stop.is_set():
-                heard = self._feed.appended.wait(heard, _IDLE_S)
-                self._go_on(journal)
                 if self._outage:
-                    self._stop.wait(min(LONGEST_RETRY_S, 2.0 ** (self._outage.attempts - 1)))
+                    self._pause(journal, self._outage.attempts)
+                else:
+                    heard = self._feed.appended.wait(heard, _IDLE_S)
+                self._go_on(journal)
             self._go_on(journal)
             self._keep(self._place.seq)
+
+    def _pause(self, journal: Journal, attempts: int) -> None:
+        """Before the next attempt; what waits is counted meanwhile."""
+        end_s = time.monotonic() + min(LONGEST_RETRY_S, self._feed.retry_s * 2.0 ** (attempts - 1))
+        while (left_s := end_s - time.monotonic()) > 0 and not self._stop.wait(min(left_s, _COUNT_EVERY_S)):
+            self._read(journal)
 
     def _find_place(self, journal: Journal) -> None:
         """Where it was; in a log that it does not know, or without knowing where, the beginning: nothing is lost."""
@@ -161,17 +170,22 @@ class Bridge:
 
     def _hand_over_batch(self, journal: Journal) -> bool:
         """Whether there may be more."""
-        last_seq = journal.ends()[1] or 0  # before reading: what comes in between is read the next time
-        records = journal.since(self._place.seq, kinds=self._wanted.kinds, limit=_BATCH)
-        waiting = [wire for wire in records if passes(self._wanted, wire)]
-        self._behind = len(waiting)
+        waiting, end = self._read(journal)
         for wire in waiting:
             if time.monotonic() > self._stopped_s + _LAST_S:
                 return False
             self._hand_over(wire)
-        more = len(records) == _BATCH
-        self._place = Place(self._place.log, records[-1]["seq"] if more else max(last_seq, self._place.seq))
+        more, self._place = end.seq > self._place.seq, end
         return more
+
+    def _read(self, journal: Journal) -> tuple[list[Wire], Place]:
+        """What waits, and the place after it and what is passed over."""
+        last_seq = journal.ends()[1] or 0  # before reading: what comes in between is read the next time
+        records = journal.since(self._place.seq, kinds=self._wanted.kinds, limit=_BATCH)
+        waiting = [wire for wire in records if passes(self._wanted, wire)]
+        self._behind = len(waiting)
+        end = records[-1]["seq"] if len(records) == _BATCH else max(last_seq, self._place.seq)
+        return waiting, Place(self._place.log, end)
 
     def _hand_over(self, wire: Wire) -> None:
         try:

@@ -95,7 +95,9 @@ class MqttOutlet:
         while self._answer is None:
             if time.monotonic() > end_s:
                 raise self._gone("no answer")
-            self._check(client.loop(_LOOK_S))
+            code = client.loop(_LOOK_S)
+            if self._answer is None:  # what the broker says tells more
+                self._check(code)
         if self._answer.is_failure:
             raise self._gone(str(self._answer))
 

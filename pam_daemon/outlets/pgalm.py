@@ -26,7 +26,7 @@ from pam_daemon.config import Pgalm
 from pam_daemon.outlets.bridge import Undelivered
 from pam_daemon.records import Wire
 
-_HEED_S = 0.25  # for the network to say that nobody is there
+_HEED_S = 0.1  # for the network to say that nobody is there
 
 
 class PgalmOutlet:
