@@ -110,8 +110,15 @@ def state(status: Wire, journal: Journal, now_utc_ns: int) -> Wire:
         "missed_today_s": {reason: round(ns / NS_PER_S, 1) for reason, ns in missed_ns.items()},
         "coverage_today": round(max(0.0, 1 - sum(missed_ns.values()) / streams_ns), 4),
         "last_detection": next(journal.latest("detection"), None),
-        "disk_free_bytes": shutil.disk_usage(journal.path.parent).free,
+        "disk_free_bytes": _free_bytes(journal.path.parent),
     }
+
+
+def _free_bytes(directory: Path) -> int | None:
+    """None on a disk that fails."""
+    with suppress(OSError):
+        return shutil.disk_usage(directory).free
+    return None
 
 
 def _is_served(path: Path) -> bool:

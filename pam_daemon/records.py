@@ -149,6 +149,8 @@ class Status(msgspec.Struct, frozen=True):
     provider: str
     durable: bool | None
     streams: dict[str, StreamStatus]
+    held_records: int = 0
+    dropped_records: int = 0
 
 
 Body = Detection | Gap | Effort | Event | Status

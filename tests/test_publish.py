@@ -52,7 +52,7 @@ class House:
         self.journal = exits.enter_context(closing(Journal(path, [self.bell])))
         self.publisher = Publisher(
             ANY_PORT,
-            path,
+            partial(Journal, path),
             after,
             self.bell,
             status=heartbeat,
@@ -318,7 +318,7 @@ def one_line(make: Callable[[], object]) -> str:
 def publisher(endpoint: str, tmp_path: Path, bell: Bell) -> Publisher:
     return Publisher(
         endpoint,
-        tmp_path / "unused",
+        partial(Journal, tmp_path / "unused"),
         0,
         bell,
         status=heartbeat,
