@@ -93,6 +93,25 @@ class Overload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
 
 
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The sound itself, as FLAC files, and a clip around each detection."""
+
+    directory: Annotated[str | None, Meta(description="null: nothing is recorded")] = None
+    file_minutes: Annotated[
+        Annotated[int, Meta(ge=1, le=1440)], Meta(description="a new file at every multiple of it in UTC")
+    ] = 60
+    max_gb: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="the oldest files go, never clips, to keep the others within; null: no limit"),
+    ] = None
+    min_free_gb: Annotated[
+        Annotated[float, Meta(ge=0)], Meta(description="likewise, to leave the disk so much; else nothing is recorded")
+    ] = 1.0
+    clip_margin_s: Annotated[
+        Annotated[float, Meta(ge=0, le=60)], Meta(description="of a clip, before and after the detection's windows")
+    ] = 2.0
+
+
 class JournalPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where records are kept."""
 
@@ -109,6 +128,12 @@ class Publish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     every_s: Annotated[Seconds, Meta(description="the heartbeat's period")] = 10.0
 
 
+class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What Prometheus may ask: http://127.0.0.1:PORT/metrics, for this machine alone."""
+
+    port: Annotated[Annotated[int, Meta(ge=1, le=65535)] | None, Meta(description="null: none; 9556 is usual")] = None
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set."""
 
@@ -118,8 +143,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     detect: Detect = Detect()
     capture: Capture = Capture()
     overload: Overload = Overload()
+    record: Record = Record()
     journal: JournalPlace = JournalPlace()
     publish: Publish = Publish()
+    metrics: Metrics = Metrics()
 
 
 def load_config(path: Path | None, settings: Sequence[str] = ()) -> Config:

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,12 @@ from pam_daemon.config import Device as DeviceChoice
 from pam_daemon.control import Control, socket_path
 from pam_daemon.errors import ConfigError, JournalError, PamdError
 from pam_daemon.fill import file_pieces, fill
+from pam_daemon.outlets import metrics
+from pam_daemon.outlets.recorder import Recorder
 from pam_daemon.records import Event, Wire
+from pam_daemon.sources import Outage
 from pam_daemon.sources.file import Recording
-from pam_daemon.sources.hydrophone import Hydrophone, Outage
+from pam_daemon.sources.hydrophone import Hydrophone
 from pam_daemon.stages import Supervisor
 from pam_daemon.station import Station
 from pam_daemon.stream import PLACES_EVERY_S, Origin, Stream
@@ -34,6 +37,9 @@ EFFORT_EVERY_S = 900.0
 CANARY_EVERY_S = 180.0
 LINE_EVERY_S = 60.0  # one canonical line in the log
 _LOAD_EVERY_S = 1.0
+# What the device's process has kept while the daemon was held up comes at once: the ring has room for all of it.
+_BURST_S = 2.0  # that the device itself had
+_PIPE_SAMPLES = 65_536 // 4  # and the pipe
 _REPLAY_RING_S = 64.0  # of sound read ahead of the worker, at most
 _REPLAY_RING_SAMPLES = 4_000_000  # likewise: 16 MB a channel
 _ASSUMED_RATE_HZ = 48_000  # of a device that is absent at the start, until it has once been seen
@@ -124,24 +130,28 @@ def hydrophones(
         yield [(choice, opened.enter_context(_open(choice, stop, clock, keep_s, required))) for choice in choices]
 
 
-def run(station: Station, devices: Sequence[Heard], ring_s: float, load: Callable[[], Config]) -> None:
+def run(station: Station, devices: Sequence[Heard], config: Config, load: Callable[[], Config]) -> None:
     """Listen to devices until SIGTERM or SIGINT; what was captured until then is analysed.
 
     A device that is lost is opened again, as often as it takes. SIGHUP reads the configuration again, with `load`.
 
     Raises:
-        EndpointError: a daemon of this station runs already.
-        ConfigError: two streams of one name.
+        EndpointError: a daemon of this station runs already, or the port for metrics is taken.
+        ConfigError: two streams of one name, or one that cannot be recorded.
+        RecordError: the directory for recordings cannot be written.
     """
     hangup = threading.Event()
-    with _signals(station.crew.stop, hangup):
+    port = config.metrics.port
+    scraped = nullcontext() if port is None else metrics.serve(port, station.status)
+    with _signals(station.crew.stop, hangup), scraped:
         control = Control(socket_path(station.name), station.state)
         fillers: list[tuple[str, Callable[[], None]]] = []
         streams: list[Stream] = []
         for choice, hydrophone in devices:
             prefix = f"{_device_name(choice)}-" if len(devices) > 1 else ""
+            room_s = config.capture.ring_s + _BURST_S + _PIPE_SAMPLES / hydrophone.channels / hydrophone.sample_rate_hz
             own = [
-                station.add_stream(f"{prefix}ch{channel}", hydrophone, ring_s, wait=False)
+                station.add_stream(f"{prefix}ch{channel}", hydrophone, room_s, wait=False)
                 for channel in choice.channels
             ]
             rows = [channel - 1 for channel in choice.channels]
@@ -152,9 +162,12 @@ def run(station: Station, devices: Sequence[Heard], ring_s: float, load: Callabl
             fillers.append((stage, work))
             streams += own
         _refuse_same_names(streams)
+        recorder = Recorder(config.record, station.name, streams, station.clock) if config.record.directory else None
         for name, work in fillers:
             station.crew.start(name, work)
         worker = station.crew.start("worker", partial(_run_worker, station, streams))
+        if recorder is not None:
+            station.crew.start("recorder", partial(recorder.run, worker.is_alive))
         station.crew.start("control", partial(control.run, station.crew.stop))
         log.info("listening", streams=[stream.name for stream in streams], provider=station.provider)
         _supervise(station, worker, hangup, load)

@@ -68,7 +68,7 @@ class Journal:
     def __init__(self, path: Path, bells: Sequence[Bell] = (), held: Held | None = None) -> None:
         self.path = path
         self._bells = bells
-        self._held = held or Held()
+        self._held = Held() if held is None else held  # an empty one is false
         self._appends = False
         self._file = Database(path, self._held)
         if self._held.log is None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
+import structlog
 
 from pam_daemon.card import GOLDEN_COUNT, GOLDEN_TOLERANCE, Card, read_card
 from pam_daemon.config import Provider
@@ -18,6 +19,7 @@ from pam_daemon.records import ModelName
 from pam_daemon.ring import FloatArray
 
 _ONNX_PROVIDER = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+log = structlog.get_logger()
 _SILENT = 4  # onnxruntime's level "fatal": what goes wrong is raised, and said once by us
 
 
@@ -139,24 +141,31 @@ def _read(path: Path) -> bytes:
 
 
 def _open(path: Path, data: bytes, provider: Provider, options: Any) -> Any:
-    if provider == "cpu" or (provider == "auto" and not _has_nvidia_device()):
+    if provider == "cpu" or (provider == "auto" and not has_nvidia_device()):
         return _session(path, data, "cpu", options)
     try:
-        session = _session(path, data, "cuda", options)
-    except ModelError:
+        return _cuda_session(path, data, options)
+    except ModelError as error:
         if provider == "cuda":
             raise
+        log.warning("provider cpu", asked=provider, error=str(error))
         return _session(path, data, "cpu", options)
-    # Asked for CUDA, onnxruntime falls back to the CPU with no more than a warning.
-    if provider == "cuda" and session.get_providers()[0] != _ONNX_PROVIDER["cuda"]:
+
+
+def _cuda_session(path: Path, data: bytes, options: Any) -> Any:
+    """Asked for CUDA, onnxruntime falls back to the CPU with no more than a warning: that is refused."""
+    session = _session(path, data, "cuda", options)
+    got = session.get_providers()[0]
+    if got != _ONNX_PROVIDER["cuda"]:
         raise ModelError(
-            f"{path}: provider cuda was asked for and onnxruntime gave {session.get_providers()[0]}; "
+            f"{path}: provider cuda was asked for and onnxruntime gave {got}; "
             'install the CUDA libraries (pip install "pamd[cuda]") or set model.provider: cpu'
         )
     return session
 
 
-def _has_nvidia_device() -> bool:
+def has_nvidia_device() -> bool:
+    """Whether there is one, and its driver."""
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -76,7 +77,9 @@ def set_up(
     hop_samples = round(hop_s * card.sample_rate_hz) if math.isfinite(hop_s) else 0
     if not 1 <= hop_samples <= card.window_samples:
         window_s = card.window_samples / card.sample_rate_hz
-        raise ConfigError(f"hop {hop_s:g} s: more than nothing and at most a window ({window_s:g} s) is needed")
+        raise ConfigError(
+            f"hop {hop_s:g} s: windows cannot follow so; give one above 0 and at most a window ({window_s:g} s)"
+        )
     station = config.station
     position = None
     if station.latitude_deg is not None and station.longitude_deg is not None:
@@ -345,7 +348,15 @@ class Station:
             streams={stream.name: stream.status(factor) for stream in self.streams},
             held_records=len(self._held),
             dropped_records=self._held.dropped,
+            disk_free_bytes=None if self._journal_path is None else _free_bytes(self._journal_path.parent),
         )
         analysis = self._setup.analysis
         now = rfc3339(self._setup.clock.utc_ns())
         return Record("status", analysis.station, STATION_WIDE, analysis.mode, None, now, body)
+
+
+def _free_bytes(directory: Path) -> int | None:
+    """None on a disk that fails."""
+    with suppress(OSError):
+        return shutil.disk_usage(directory).free
+    return None

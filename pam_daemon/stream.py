@@ -7,8 +7,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
-from pam_daemon.clock import NS_PER_S, Clock, StreamClock, rfc3339
+from msgspec.structs import replace
+
+from pam_daemon.clock import NS_PER_S, Clock, SampleClock, StreamClock, rfc3339
 from pam_daemon.detect import Call, Detector, Threshold
 from pam_daemon.hearing import Hearing
 from pam_daemon.live_clock import LiveClock
@@ -25,6 +28,7 @@ from pam_daemon.records import (
     ModelName,
     Position,
     Record,
+    RecorderStatus,
     StreamStatus,
     record_id,
 )
@@ -75,6 +79,16 @@ class Timing:
     scored_ns: int
 
 
+class StreamRecorder(Protocol):
+    """What keeps a stream's sound; asked by the worker, and by whoever wants a status."""
+
+    def order_clip(self, identity: str, start: int, end: int) -> str | None:
+        """Where the sound of a detection that has this id and the windows [start, end) will be."""
+        ...
+
+    def status(self) -> RecorderStatus: ...
+
+
 class Stream:
     """Reads its ring, gives windows to score, takes the scores, gives records.
 
@@ -87,6 +101,7 @@ class Stream:
         self.name = name
         self.ring = ring
         self.origin: Origin | None = None  # set before the first write to the ring
+        self.recorder: StreamRecorder | None = None  # likewise
         self.sample_rate_hz = source.sample_rate_hz
         self.analysed_samples = 0
         self.windows = 0  # scored
@@ -105,6 +120,7 @@ class Stream:
         self._in_flight_samples = 0  # in windows among them
         self._detectors = self._new_detectors()
         self._heard_until_utc_ns = heard_until_utc_ns  # by the process before this one
+        self._began_unsure = False  # UTC was not to be trusted when the stream began
         self._announced = analysis.mode == "replay"  # a file began when its name says
         self._last_place: Place | None = None
         self._told: deque[tuple[int, Event]] = deque()  # of what is rare: changes of a state
@@ -126,7 +142,10 @@ class Stream:
         """Scores (windows, labels) of the windows last taken -> what follows from them."""
         records: list[Record] = [] if self._announced or self.origin is None else self._announcement(clock)
         while self._told and self.origin is not None:
-            records.append(self._event(*self._told.popleft(), clock))
+            sample, event = self._told.popleft()
+            records.append(self._event(sample, event, clock))
+            if event.what == "clock_step" and self._began_unsure:
+                records += self._not_running(self.origin.clock.at(sample), clock)
         rows = iter(scores)
         left = len(scores)
         with self._lock:
@@ -206,7 +225,8 @@ class Stream:
     def status(self, real_time_factor: float | None) -> StreamStatus:
         with self._lock:
             counts = self._counts()
-        heard = self._source.state == self._source.name
+        delivers = self._source.state == self._source.name
+        trouble = self._hearing.state if delivers else self._source.state
         return StreamStatus(
             sample_rate_hz=self.sample_rate_hz,
             **counts,
@@ -214,11 +234,13 @@ class Stream:
             real_time_factor=real_time_factor,
             level_dbfs=self._last_place.level_dbfs if self._last_place else None,
             clipped=self.ring.clipped_samples,
-            source=(self._hearing.state if heard else None) or self._source.state,
+            source=trouble or self._source.state,
+            trouble=trouble,
             clock=self.origin.clock_state() if self.origin else ClockState(),
             hop_s=self._analysis.hop_samples * self._windower.stride / self._analysis.model_rate_hz,
             detections=self.detections,
             last_detection_utc=self.last_detection_utc,
+            recorder=self.recorder.status() if self.recorder else None,
         )
 
     def _counts(self) -> dict[str, int]:
@@ -301,7 +323,10 @@ class Stream:
         )
         self.detections += 1
         self.last_detection_utc = body.peak_utc
-        return self._record("detection", start, body, clock, analysis.model.sha256, label)
+        record = self._record("detection", start, body, clock, analysis.model.sha256, label)
+        if self.recorder is None or record.id is None:
+            return record
+        return replace(record, body=replace(body, clip=self.recorder.order_clip(record.id, start, end)))
 
     def _latency(self, peak: Place, timing: Timing, clock: Clock) -> Latency:
         deciding = (self._last_place or peak).source_end
@@ -313,8 +338,8 @@ class Stream:
         read_ms, score_ms, decide_ms = ((b - a) / 1e6 for a, b in itertools.pairwise(steps_ns))
         return Latency(audio_ms, read_ms, score_ms, decide_ms, audio_ms + read_ms + score_ms + decide_ms)
 
-    def _gap(self, unheard: Unheard, clock: Clock) -> Record:
-        at = self._began().clock.at(unheard.start)
+    def _gap(self, unheard: Unheard, clock: Clock, at: SampleClock | None = None) -> Record:
+        at = at or self._began().clock.at(unheard.start)
         body = Gap(
             term=unheard.term,
             start_sample=unheard.start,
@@ -334,15 +359,19 @@ class Stream:
         began = at.utc(0)
         text = f"listening to {self._source.name}"
         body = Event("stream_began", "info", text, {"start_utc": began, "sample_rate_hz": self.sample_rate_hz})
-        records = [self._event(0, body, clock)]
-        if self._heard_until_utc_ns is not None and at.start_utc_ns is not None:
-            away_ns = at.start_utc_ns - self._heard_until_utc_ns
-            if away_ns > 0:
-                # Before sample 0, outside the stream's counts.
-                samples = away_ns * self.sample_rate_hz // NS_PER_S
-                away = Unheard(-samples, samples, "gap", "not_running", True, PLACES_EVERY_S)
-                records.append(self._gap(away, clock))
-        return records
+        self._began_unsure = clock.sync().quality != "synchronised"
+        return [self._event(0, body, clock), *self._not_running(at, clock)]
+
+    def _not_running(self, at: SampleClock, clock: Clock) -> list[Record]:
+        """The time up to sample 0 when nobody listened, as far as it is not told yet; outside the stream's counts.
+
+        After a boot without a clock it is known only once UTC has been set.
+        """
+        if self._heard_until_utc_ns is None or at.start_utc_ns is None or at.start_utc_ns <= self._heard_until_utc_ns:
+            return []
+        samples = (at.start_utc_ns - self._heard_until_utc_ns) * self.sample_rate_hz // NS_PER_S
+        self._heard_until_utc_ns = at.start_utc_ns
+        return [self._gap(Unheard(-samples, samples, "gap", "not_running", True, PLACES_EVERY_S), clock, at)]
 
     def _event(self, sample: int, event: Event, clock: Clock) -> Record:
         return self._record("event", sample, event, clock, event.what)

@@ -76,7 +76,7 @@ def small_disk(path: Path, megabytes: int = 1) -> Iterator[SmallDisk]:
     try:
         yield SmallDisk(path)
     finally:
-        _do("umount", path)
+        _do("umount", "--lazy", path)  # whatever a test that failed has left open
 
 
 @contextmanager

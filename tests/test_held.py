@@ -44,7 +44,7 @@ def durable(wires: list[Wire]) -> list[bool]:
 def test_on_a_full_disk_records_go_on_and_are_written_when_there_is_room(disk: SmallDisk) -> None:
     """Same numbers, seen by another connection at once, found again by id, told by two events."""
     told: list[Event] = []
-    held = Held(told.append, retry_every_s=0)
+    held = Held(told.append, retry_every_s=0, clock=FakeClock())
     with closing(Journal(disk.path / "journal", held=held)) as journal:
         journal.append([event(n, stream=f"ch{n % 2}") for n in range(4)])
         disk.fill()
@@ -79,7 +79,7 @@ def test_on_a_full_disk_records_go_on_and_are_written_when_there_is_room(disk: S
 def test_what_falls_out_is_counted_and_seen_by_prev_seq(disk: SmallDisk) -> None:
     """The oldest go first; the hole they leave shows in the next record of the topic, also after a restart."""
     told: list[Event] = []
-    held = Held(told.append, limit=3, retry_every_s=0)
+    held = Held(told.append, limit=3, retry_every_s=0, clock=FakeClock())
     with closing(Journal(disk.path / "journal", held=held)) as journal:
         journal.append([event(0, stream="rare")])
         disk.fill()
@@ -127,6 +127,7 @@ def test_a_process_that_was_killed_gives_no_number_twice(disk: SmallDisk) -> Non
     with closing(Journal(disk.path / "journal")) as after:
         ((wire, _),) = after.append([event(3)])
         assert wire["seq"] > max(numbers([seen for seen, _ in seen]))
+    killed._file.close()
     with closing(Journal(disk.path / "journal")) as at_last:
         ((following, _),) = at_last.append([event(4)])
         assert following["seq"] == wire["seq"] + 1
@@ -148,7 +149,7 @@ def test_a_journal_that_cannot_begin_is_refused(disk: SmallDisk) -> None:
 
 
 def test_places_wait_for_the_disk(disk: SmallDisk) -> None:
-    held = Held(retry_every_s=0)
+    held = Held(retry_every_s=0, clock=FakeClock())
     with closing(Journal(disk.path / "journal", held=held)) as journal:
         journal.reserve()
         journal.keep_places({"ch1": 1})
@@ -165,7 +166,7 @@ def test_places_wait_for_the_disk(disk: SmallDisk) -> None:
 def test_a_disk_that_fails_can_be_unmounted_repaired_and_mounted_again(fragile: FragileDisk) -> None:
     """Meanwhile what is held is read, that the rest cannot be is said once; numbers and order are as ever."""
     told: list[Event] = []
-    held = Held(told.append, retry_every_s=0)
+    held = Held(told.append, retry_every_s=0, clock=FakeClock())
     with (
         closing(Journal(fragile.path / "journal", held=held)) as journal,
         closing(Journal(journal.path, held=held)) as reader,
@@ -198,7 +199,7 @@ def test_a_damaged_file_is_no_matter_of_the_disk(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(8192)
         file.write(b"\x55" * (path.stat().st_size - 8192))
-    with closing(Journal(path)) as journal, pytest.raises(JournalError, match="malformed"):
+    with pytest.raises(JournalError, match="malformed"), closing(Journal(path)) as journal:
         journal.since(0)
 
 
@@ -243,26 +244,44 @@ class Station:
     limit: int
     given: dict[str, Wire] = field(default_factory=dict)  # by id
     sent: list[Wire] = field(default_factory=list)
+    lost: list[Wire] = field(default_factory=list)  # that a killed one held
     dropped: int = 0
 
     def __post_init__(self) -> None:
         self.start()
-        self.told = 0
 
     def start(self) -> None:
-        self.held = Held(limit=self.limit, retry_every_s=0)
+        self.held = Held(limit=self.limit, retry_every_s=0, clock=FakeClock())
         self.writer = Journal(self.path, held=self.held)
         self.writer.reserve()
         self.reader = Journal(self.path, held=self.held)
 
-    def kill(self) -> list[Wire]:
-        """Nothing is written any more; what was held is gone, and returned."""
+    def do(self, step: int | str, disk: SmallDisk, fresh: Iterator[int]) -> None:
+        match step:
+            case "fill":
+                disk.fill()
+            case "make room":
+                disk.make_room()
+            case "retry":
+                self.writer.write_held()
+            case "publish":
+                self.publish()
+            case "kill":
+                self.kill()
+                disk.make_room()
+                self.start()
+            case int(records):
+                self.append(records, fresh)
+                if self.limit == 100:  # else some fall out before they are sent
+                    self.publish()
+
+    def kill(self) -> None:
+        """Nothing is written any more; what was held is gone."""
         self.publish()
-        lost = [wire for wire in self.reader.since(0, limit=10_000) if not wire["durable"]]
+        self.lost += [wire for wire in self.reader.since(0, limit=10_000) if not wire["durable"]]
         self.dropped += self.held.dropped
         for journal in (self.reader, self.writer):
             journal._file.close()  # as the kernel does
-        return lost
 
     def append(self, records: int, fresh: Iterator[int]) -> None:
         batch = [event(next(fresh), stream=f"ch{number % 2}") for number in range(records)]
@@ -284,29 +303,12 @@ STEPS = st.lists(
 def test_whatever_the_disk_does_each_record_is_sent_once_in_order_and_what_is_not_dropped_is_written(
     small: SmallDisk, steps: list[int | str], limit: int
 ) -> None:
-    """Filled and freed at any moment, killed too: what fell out and what a killed process held is all that is missing."""
+    """Filled and freed at any moment, killed too: what fell out and what a killed one held is all that is missing."""
     for path in small.path.iterdir():
         path.unlink()
     station, fresh = Station(small.path / "journal", limit), count()
-    lost: list[Wire] = []
     for step in steps:
-        match step:
-            case "fill":
-                small.fill()
-            case "make room":
-                small.make_room()
-            case "retry":
-                station.writer.write_held()
-            case "publish":
-                station.publish()
-            case "kill":
-                lost += station.kill()
-                small.make_room()
-                station.start()
-            case int(records):
-                station.append(records, fresh)
-                if limit == 100:  # else some fall out before they are sent
-                    station.publish()
+        station.do(step, small, fresh)
     small.make_room()
     assert station.writer.write_held()
     station.publish()
@@ -318,7 +320,7 @@ def test_whatever_the_disk_does_each_record_is_sent_once_in_order_and_what_is_no
     given = list(station.given.values())
     assert numbers(given) == sorted(set(numbers(given)))
     assert numbers(station.sent) == sorted(set(numbers(station.sent)))
-    gone = {wire["id"] for wire in lost}
+    gone = {wire["id"] for wire in station.lost}
     assert len(stored) == len(given) - len(gone) - station.dropped - station.held.dropped
     last: dict[bytes, int] = {}
     for wire in given:

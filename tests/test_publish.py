@@ -39,6 +39,9 @@ def heartbeat(recovery: int, last_seq: int | None) -> Record:
         provider="cpu",
         durable=True,
         streams={},
+        held_records=0,
+        dropped_records=0,
+        disk_free_bytes=None,
     )
     return Record("status", "pamd", STATION_WIDE, "replay", None, "2026-01-01T00:00:00.000000Z", body)
 
