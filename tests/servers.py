@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -93,6 +94,11 @@ class Broker:
             self._process.terminate()
             self._process.wait()
             self._process = None
+
+    def reload(self) -> None:
+        """Read again who may do what."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def close(self) -> None:
         if self._watch is not None:

@@ -336,8 +336,7 @@ def test_a_broker_that_forbids_the_topic_is_an_outage(sea: Sea, tmp_path: Path) 
         await_true(lambda: sea.told("bridge_down"))
         assert "Not authorized" in sea.told("bridge_down")[0].text
         rights.write_text("topic readwrite #\n")
-        broker.stop()
-        broker.start()
+        broker.reload()
         await_true(lambda: broker.taken())
 
 

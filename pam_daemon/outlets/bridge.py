@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -113,6 +113,7 @@ class Bridge:
                 _save(self._path, self._place)
             except OSError as error:
                 raise JournalError(f"{self._path}: the bridge cannot keep its place: {error.strerror}") from error
+        self._read_seq = 0  # so far the journal has been looked at
         self._behind = 0
         self._outage: Outage | None = None
         self._refusals = 0  # of one record
@@ -147,7 +148,8 @@ class Bridge:
         """Before the next attempt; what waits is counted meanwhile."""
         end_s = time.monotonic() + min(LONGEST_RETRY_S, self._feed.retry_s * 2.0 ** (attempts - 1))
         while (left_s := end_s - time.monotonic()) > 0 and not self._stop.wait(min(left_s, _COUNT_EVERY_S)):
-            self._read(journal)
+            with suppress(Undelivered):
+                self._read(journal)
 
     def _find_place(self, journal: Journal) -> None:
         """Where it was; in a log that it does not know, or without knowing where, the beginning: nothing is lost."""
@@ -179,12 +181,19 @@ class Bridge:
         return more
 
     def _read(self, journal: Journal) -> tuple[list[Wire], Place]:
-        """What waits, and the place after it and what is passed over."""
+        """What waits, and the place after it and what is passed over.
+
+        Raises:
+            Undelivered: some of what waits is on a disk that cannot be read; what is held must not overtake it.
+        """
         last_seq = journal.ends()[1] or 0  # before reading: what comes in between is read the next time
         records = journal.since(self._place.seq, kinds=self._wanted.kinds, limit=_BATCH)
+        if not journal.readable and self._place.seq < self._read_seq:
+            raise Undelivered("the journal's disk cannot be read")
         waiting = [wire for wire in records if passes(self._wanted, wire)]
         self._behind = len(waiting)
         end = records[-1]["seq"] if len(records) == _BATCH else max(last_seq, self._place.seq)
+        self._read_seq = max(self._read_seq, end)
         return waiting, Place(self._place.log, end)
 
     def _hand_over(self, wire: Wire) -> None:
