@@ -90,6 +90,7 @@ class Journal:
         self._bells = bells
         self._held = Held() if held is None else held  # an empty one is false
         self._appends = False
+        self.readable = True  # the file, the last time; else only what is held was answered
         self._file = Database(path, self._held)
         if self._held.log is None:
             with self._file.connection() as db:
@@ -99,11 +100,6 @@ class Journal:
     def log(self) -> str:
         assert self._held.log is not None, "whoever opened the journal read its name"
         return self._held.log
-
-    @property
-    def readable(self) -> bool:
-        """Whether the file could be read the last time; else only what is held is answered."""
-        return not self._held.unreadable
 
     def reserve(self) -> None:
         """Make sure of the numbers to come: from now on the disk may refuse.
@@ -290,8 +286,11 @@ class Journal:
         """Rows; none from a disk that cannot be read, which is noted."""
         try:
             with self._file.connection() as db:
-                return db.execute(query, values).fetchall()
+                rows = db.execute(query, values).fetchall()
+            self.readable = True
+            return rows
         except DiskRefuses as error:
+            self.readable = False
             self._held.not_read(error.reason)
             return []
 

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -19,17 +20,19 @@ import msgspec
 import pytest
 from fakes import BEGAN_UTC_NS, event
 from live import (
+    PAMD,
     Station,
     playing,
     server_fixture,  # noqa: F401 - pytest finds the fixtures by their import
     station_fixture,  # noqa: F401
 )
-from servers import Broker, Side, Udp, Web, await_true, every_side
+from servers import Broker, Side, Udp, Web, await_true, every_side, free_port
 from sound import DEVICE, SoundServer
 
 from pam_daemon.clock import NS_PER_S, SystemClock, rfc3339
 from pam_daemon.config import BridgeChoice, Filter, Webhook, load_config
 from pam_daemon.errors import ConfigError
+from pam_daemon.held import Held
 from pam_daemon.journal import Gong, Journal
 from pam_daemon.outlets.bridge import Feed, passes, place_path
 from pam_daemon.outlets.bridges import Bridges
@@ -59,17 +62,18 @@ class Sea:
     path: Path
     events: list[Event] = field(default_factory=list)
     appended: Gong = field(default_factory=Gong)
+    held: Held = field(default_factory=Held)
     threads: list[threading.Thread] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def open_journal(self) -> Journal:
-        return Journal(self.path)
+        return Journal(self.path, held=self.held)
 
     def append(self, count: int) -> None:
         self.journal(*(detection(next(self.numbers)) for _ in range(count)))
 
     def journal(self, *records: Record) -> None:
-        with closing(Journal(self.path, [self.appended])) as journal:
+        with closing(Journal(self.path, [self.appended], self.held)) as journal:
             journal.append(records)
 
     def wires(self) -> list[Wire]:
@@ -406,17 +410,41 @@ def test_a_place_is_kept_and_what_another_log_says_is_not_believed(sea: Sea) -> 
         for path in sea.path.parent.glob("journal*"):
             if path != place:
                 path.unlink()
+        sea.held = Held()
         sea.append(1)
         with sea.bridged(web.choice):
             await_true(lambda: web.taken()[-1:] == [sea.wires()[0]["id"]])
 
 
-def test_what_is_left_at_the_end_is_offered_once_more(sea: Sea) -> None:
+def test_what_waits_on_a_disk_that_cannot_be_read_is_not_passed_over(sea: Sea, tmp_path: Path) -> None:
+    """The journal's file is away when the bridge begins, and comes back."""
+    web = Web()
+    with closing(web):
+        with sea.bridged(web.choice):
+            sea.append(2)
+            await_true(lambda: sea.told("bridge_down"))
+        away = tmp_path / "away"
+        away.mkdir()
+        files = [path for path in sea.path.parent.glob("journal*") if path.suffix != ".place"]
+        for path in files:
+            path.rename(away / path.name)
+        web.start()
+        with sea.bridged(web.choice) as bridges:
+            await_true(lambda: bridges.status()["web"].error == "the journal's disk cannot be read")
+            for path in files:
+                (away / path.name).rename(path)
+            await_true(lambda: len(web.taken()) == 2)
+            sea.append(1)
+    assert web.taken() == [wire["id"] for wire in sea.wires()]
+
+
+def test_what_comes_while_others_are_handed_over_comes_once_and_what_is_left_at_the_end_too(sea: Sea) -> None:
     web = Web()
     web.start()
     with closing(web), sea.bridged(web.choice):
-        sea.append(50)
-    assert_all_arrived(web, sea.wires())
+        for _ in range(60):
+            sea.append(1)
+    assert web.taken() == [wire["id"] for wire in sea.wires()]
 
 
 ALERT: Wire = {"kind": "alert", "mode": "live", "label": "upcall", "max_score": 0.8, "state": "raised", "flood": False}
@@ -456,7 +484,7 @@ def test_a_bridge_takes_what_its_filter_lets_through(wanted: Filter, wire: Wire,
 
 def test_what_is_filtered_out_is_passed_over(sea: Sea) -> None:
     """Drills, other kinds and low scores between what is wanted, more than is read at a time."""
-    web = Web(options={})
+    web = Web()
     web.start()
     choice = msgspec.structs.replace(web.choice, filter=Filter(kinds=("detection",), min_score=0.5))
     kinds: list[Kind] = ["event", "gap"]
@@ -611,15 +639,22 @@ def test_sighup_takes_on_bridges_and_a_wrong_one_changes_nothing(tmp_path: Path,
     config.write_text(head)
     (tmp_path / "toy.onnx").write_bytes(toy.read_bytes())
     station = Station(tmp_path, {"PATH": "/usr/bin:/bin", "RUNTIME_DIRECTORY": str(tmp_path)})
+    port = free_port()
     choice = msgspec.to_builtins(msgspec.structs.replace(web.choice, filter=Filter(kinds=("event",))))
-    with closing(web), station.running("--config", str(config)) as daemon:
+    with closing(web), station.running("--config", str(config), "--set", f"metrics.port={port}") as daemon:
         station.await_logged("listening")
         for token, told in ((None, "reload"), ("/nowhere", "reload_refused")):
             config.write_text(head + json.dumps({"bridges": [choice | {"token_file": token}]})[1:-1])
             daemon.send_signal(signal.SIGHUP)
             await_true(lambda told=told: station.events(told))
             await_true(lambda told=told: station.events(told)[0]["id"] in web.taken())
-        assert list(station.status()["status"]["bridges"]) == ["web"]
+        well = {"behind": 0, "down_since_utc": None, "error": None, "refused": 0}
+        assert station.status()["status"]["bridges"] == {"web": well}
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as scraped:
+            metrics = scraped.read().decode().splitlines()
+        assert {'pamd_bridge_up{bridge="web"} 1.0', 'pamd_bridge_behind{bridge="web"} 0.0'} <= set(metrics)
+        said = subprocess.run([*PAMD, "status"], env=station.env, capture_output=True, text=True, check=True).stdout
+        assert "bridge web: well; 0 records wait, 0 refused\n" in said
     (taken,) = station.events("reload")
     assert taken["data"]["changed"] == {"bridges": [[], ["web"]]}
     assert taken["data"]["restart_needed"] == []

@@ -113,7 +113,8 @@ class Bridge:
                 _save(self._path, self._place)
             except OSError as error:
                 raise JournalError(f"{self._path}: the bridge cannot keep its place: {error.strerror}") from error
-        self._read_seq = 0  # so far the journal has been looked at
+        self._read_seq = 2**63  # up to which the journal has been looked at; at first nobody knows what is there
+        self._unkept = False  # what was said of the place, once
         self._behind = 0
         self._outage: Outage | None = None
         self._refusals = 0  # of one record
@@ -156,7 +157,7 @@ class Bridge:
         try:
             place = msgspec.json.decode(self._path.read_bytes(), type=Place)
         except (OSError, msgspec.DecodeError) as error:
-            log.warning("bridge has lost its place", bridge=self.name, file=str(self._path), error=str(error))
+            log.warning("bridge has lost its place", bridge=self.name, path=str(self._path), error=str(error))
             place = Place("", 0)
         self._place = place if place.log == journal.log else Place(journal.log, 0)
 
@@ -186,14 +187,17 @@ class Bridge:
         Raises:
             Undelivered: some of what waits is on a disk that cannot be read; what is held must not overtake it.
         """
-        last_seq = journal.ends()[1] or 0  # before reading: what comes in between is read the next time
+        last_seq = journal.ends()[1] or 0  # before reading: what comes in between may be read or not
         records = journal.since(self._place.seq, kinds=self._wanted.kinds, limit=_BATCH)
-        if not journal.readable and self._place.seq < self._read_seq:
-            raise Undelivered("the journal's disk cannot be read")
         waiting = [wire for wire in records if passes(self._wanted, wire)]
         self._behind = len(waiting)
-        end = records[-1]["seq"] if len(records) == _BATCH else max(last_seq, self._place.seq)
-        self._read_seq = max(self._read_seq, end)
+        end = records[-1]["seq"] if records else self._place.seq
+        if len(records) < _BATCH:
+            end = max(end, last_seq)
+        if journal.readable:
+            self._read_seq = end
+        elif self._place.seq < self._read_seq:
+            raise Undelivered("the journal's disk cannot be read")
         return waiting, Place(self._place.log, end)
 
     def _hand_over(self, wire: Wire) -> None:
@@ -224,8 +228,11 @@ class Bridge:
         self._place = Place(self._place.log, seq)
         try:
             _save(self._path, self._place)
+            self._unkept = False
         except OSError as error:
-            log.warning("bridge cannot keep its place", bridge=self.name, file=str(self._path), error=error.strerror)
+            if not self._unkept:
+                log.warning("bridge cannot keep its place", bridge=self.name, path=str(self._path), error=str(error))
+            self._unkept = True
 
     def _fail(self, error: str) -> None:
         clock = self._feed.clock
