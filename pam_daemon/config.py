@@ -178,7 +178,7 @@ class Mqtt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
     ] = "pamd"
     retain: Annotated[bool, Meta(description="the broker keeps the last record of each topic for newcomers")] = False
     version: Annotated[Literal[3, 5], Meta(description="of MQTT; 3 (3.1.1) does not tell what the broker refuses")] = 5
-    timeout_s: Annotated[Annotated[float, Meta(ge=1, le=60)], Meta(description=_TIMEOUT)] = 10.0
+    timeout_s: Annotated[Annotated[float, Meta(ge=1, le=30)], Meta(description=_TIMEOUT)] = 10.0
 
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="webhook"):
@@ -195,7 +195,7 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     token_file: Annotated[
         str | None, Meta(description="of a bearer token; a file that not everybody may read; null: none")
     ] = None
-    timeout_s: Annotated[Annotated[float, Meta(ge=1, le=60)], Meta(description=_TIMEOUT)] = 10.0
+    timeout_s: Annotated[Annotated[float, Meta(ge=1, le=30)], Meta(description=_TIMEOUT)] = 10.0
 
 
 class Pgalm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="pgalm"):

@@ -126,7 +126,7 @@ class Bridge:
         return BridgeStatus(self._behind, since_utc, error, self._refused)
 
     def stop(self) -> None:
-        """Ask for the end, on any thread; what is left is offered once more."""
+        """Ask for the end, on any thread; what is left is offered once more, if the other side takes anything."""
         self._stopped_s = time.monotonic()
         self._stop.set()
         self._feed.appended.ring()
@@ -142,7 +142,8 @@ class Bridge:
                 else:
                     heard = self._feed.appended.wait(heard, _IDLE_S)
                 self._go_on(journal)
-            self._go_on(journal)
+            if self._outage is None:  # else the end would wait for who does not answer
+                self._go_on(journal)
             self._keep(self._place.seq)
 
     def _pause(self, journal: Journal, attempts: int) -> None:
