@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import threading
@@ -56,7 +57,7 @@ def _load(
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold {threshold:g}: a score lies between 0 and 1")
     given = {"model.path": model, "station.name": station, "publish.endpoint": endpoint}
-    quoted = [f"{key}={msgspec.json.encode(str(value)).decode()}" for key, value in given.items() if value is not None]
+    quoted = [f"{key}={json.dumps(str(value))}" for key, value in given.items() if value is not None]
     return load_config(config_path, [*settings, *quoted])
 
 

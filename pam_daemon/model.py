@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -45,10 +46,9 @@ class Model:
         data = _read(path)
         self._session = _open(path, data, provider, _options(threads, spin))
         self.provider = "cuda" if self._session.get_providers()[0] == _ONNX_PROVIDER["cuda"] else "cpu"
-        self.card: Card = read_card(self._session.get_modelmeta().custom_metadata_map, str(path))
+        self.card: Card = read_card(self._metadata(), str(path))
         self.name = ModelName(self.card.name, hashlib.sha256(data).hexdigest())
-        self._input = self._session.get_inputs()[0].name
-        self._check_shape()
+        self._input = self._named_input()
         self.golden_difference = self._check_golden()
 
     def scores(self, windows: FloatArray) -> FloatArray:
@@ -62,13 +62,24 @@ class Model:
             raise ModelError(f"{self.path}: gave a score that is no number on {self.provider}; use another model")
         return result
 
-    def _check_shape(self) -> None:
-        shape = self._session.get_inputs()[0].shape
+    def _metadata(self) -> Mapping[str, str]:
+        try:
+            metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{self.path}: the metadata are damaged: {error}; use another copy of the file") from error
+        return metadata
+
+    def _named_input(self) -> str:
         wanted = self.card.window_samples
-        if len(shape) != 2 or shape[1] != wanted:
+        try:
+            (name, shape), *more = [(each.name, each.shape) for each in self._session.get_inputs()]
+        except ValueError as error:  # none at all, or a name that is not UTF-8
+            raise ModelError(f"{self.path}: the graph takes no windows: {error}; export the model again") from error
+        if more or len(shape) != 2 or shape[1] != wanted:
             raise ModelError(
                 f"{self.path}: the graph takes {shape}, its card says (batch, {wanted}); export the model again"
             )
+        return str(name)
 
     def _check_golden(self) -> float:
         """The largest difference from the golden scores."""

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from pam_daemon.errors import PamdError
+from pam_daemon.errors import PamdError, SourceError
 from pam_daemon.sources import Audio, Missing
 from pam_daemon.sources.device import Device, find_device
 
@@ -52,6 +52,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
 
 Message = Opened | Block | Lost | Failed
 _LENGTH_BYTES = 4
+_LONGEST_BYTES = 1 << 26
 
 
 def write(stream: BinaryIO, message: Message) -> None:
@@ -62,14 +63,22 @@ def write(stream: BinaryIO, message: Message) -> None:
 
 
 def split(buffer: bytearray) -> list[Message]:
-    """Take the whole messages off the front of what has been read."""
+    """Take the whole messages off the front of what has been read.
+
+    Raises:
+        SourceError: something that is no message.
+    """
     messages: list[Message] = []
     start = 0
     while len(buffer) - start >= _LENGTH_BYTES:
-        end = start + _LENGTH_BYTES + int.from_bytes(buffer[start : start + _LENGTH_BYTES], "little")
-        if len(buffer) < end:
+        length = int.from_bytes(buffer[start : start + _LENGTH_BYTES], "little")
+        end = start + _LENGTH_BYTES + length
+        if len(buffer) < end and length <= _LONGEST_BYTES:
             break
-        messages.append(msgspec.msgpack.decode(bytes(buffer[start + _LENGTH_BYTES : end]), type=Message))
+        try:
+            messages.append(msgspec.msgpack.decode(bytes(buffer[start + _LENGTH_BYTES : end]), type=Message))
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"no message from the device's process: {error}; it is started again") from error
         start = end
     del buffer[:start]
     return messages

@@ -192,4 +192,8 @@ class _Child:
                 return
             silent = 0
             buffer += data
-            yield from split(buffer)
+            try:
+                messages = split(buffer)
+            except SourceError as error:
+                raise Outage("failed", str(error)) from error
+            yield from messages

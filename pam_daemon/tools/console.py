@@ -15,12 +15,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pam_daemon.errors import TableError
+from pam_daemon.errors import EndpointError, TableError
 from pam_daemon.model import Model
 from pam_daemon.records import Wire
 from pam_daemon.sources.file import Recording
 from pam_daemon.subscribe import HEARTBEATS_MISSED, Subscriber
 from pam_daemon.tools.tables import Selection, write_raven
+
+# What comes of fields that are missing, or hold something else: another version's, or another program's.
+_UNFAMILIAR = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 class Heard(Protocol):
@@ -110,8 +113,19 @@ def card_lines(model: Model) -> Iterator[str]:
     )
 
 
-def state_lines(state: Wire) -> Iterator[str]:
-    """A running daemon's state, a line a matter."""
+def state_lines(state: Wire) -> list[str]:
+    """A running daemon's state, a line a matter.
+
+    Raises:
+        EndpointError: it is not as this pamd knows it.
+    """
+    try:
+        return list(_state_lines(state))
+    except _UNFAMILIAR as error:
+        raise EndpointError(f"the daemon's answer is not this version's ({error!r}); --json prints it whole") from error
+
+
+def _state_lines(state: Wire) -> Iterator[str]:
     status, last = state["status"], state["last_detection"]
     yield f"{status['station']}: pamd {status['version']}, listening since {status['started_utc'][:19]}Z"
     yield f"model {status['model']['name']} on {status['provider']}"
@@ -150,7 +164,14 @@ def print_json(wire: Wire) -> None:
 
 
 def readable(wire: Wire) -> str:
-    """A record in one line."""
+    """A record in one line; as JSON where it is not as this pamd knows it."""
+    try:
+        return _readable(wire)
+    except _UNFAMILIAR:
+        return msgspec.json.encode(wire).decode()
+
+
+def _readable(wire: Wire) -> str:
     head = f"{wire['time_utc'][:19]}Z {wire['station']}/{wire['stream']} {wire['kind']}"
     match wire["kind"]:
         case "detection":
