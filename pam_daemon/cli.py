@@ -237,6 +237,8 @@ def demo(directory: Path) -> None:
 def _instant(text: str) -> datetime:
     try:
         instant = datetime.fromisoformat(text)
+        if not 1900 <= instant.year < 2200:  # the calendar's ends are no place for a recording
+            raise ValueError(f"year {instant.year}")
     except ValueError as error:
         raise ConfigError(f"--start {text}: no date and time; write 2009-03-29T17:15:00Z") from error
     if instant.tzinfo is None:

@@ -46,9 +46,9 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[tuple[Annotated[int, Meta(ge=1, le=1024)], ...], Meta(min_length=1)],
         Meta(description="the device's channels to listen to, from 1; a stream each, ch1, ch2..."),
     ] = (1,)
-    sample_rate_hz: Annotated[Annotated[int, Meta(ge=1, le=1_000_000)] | None, Meta(description="null: the device's native one")] = (
-        None
-    )
+    sample_rate_hz: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None, Meta(description="null: the device's native one")
+    ] = None
 
 
 class ModelChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,8 +56,12 @@ class ModelChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     path: Annotated[Text | None, Meta(description="an ONNX file with a pamd card; null: the shipped model")] = None
     provider: Annotated[Provider, Meta(description="auto, cuda (refuses to fall back) or cpu")] = "auto"
-    threads: Annotated[Annotated[int, Meta(ge=0, le=1024)], Meta(description="of the model on a CPU; 0: one a core")] = 0
-    batch: Annotated[Annotated[int, Meta(ge=1, le=65_536)], Meta(description="windows in one inference call, at most")] = 64
+    threads: Annotated[
+        Annotated[int, Meta(ge=0, le=1024)], Meta(description="of the model on a CPU; 0: one a core")
+    ] = 0
+    batch: Annotated[
+        Annotated[int, Meta(ge=1, le=65_536)], Meta(description="windows in one inference call, at most")
+    ] = 64
     threshold: Annotated[Share | None, Meta(description="null: the model's own; else give sha256 too")] = None
     hop_s: Annotated[Seconds | None, Meta(description="null: the model's own; else give sha256 too")] = None
     sha256: Annotated[

@@ -105,8 +105,7 @@ class Journal:
                 values += names  # type: ignore[arg-type]
         query = f"select seq, prev_seq, wire from record where {' and '.join(where)} order by seq limit ?"
         with self._errors():
-            rows = self._db.execute(query, [*values, limit]).fetchall()
-        return [self._numbered(*row) for row in rows]
+            return [self._numbered(*row) for row in self._db.execute(query, [*values, limit]).fetchall()]
 
     def latest(self, kind: str) -> Iterator[Wire]:
         """The records of a kind, the newest first."""
@@ -178,7 +177,7 @@ class Journal:
         return self._numbered(seq, prev_seq, encoded), True
 
     def _numbered(self, seq: int, prev_seq: int | None, wire: bytes) -> Wire:
-        stored: Wire = msgspec.json.decode(wire)
+        stored = msgspec.json.decode(wire, type=Wire)
         return stored | msgspec.structs.asdict(Numbers(self.log, seq, prev_seq, durable=True))
 
     @contextmanager
@@ -195,7 +194,7 @@ class Journal:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:  # the last three: rows that are damaged
             raise JournalError(
                 f"{self.path}: the journal cannot be used: {error}; check the path, its permissions and the disk's room"
             ) from error

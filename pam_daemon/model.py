@@ -19,6 +19,7 @@ from pam_daemon.records import ModelName
 from pam_daemon.ring import FloatArray
 
 _ONNX_PROVIDER = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+_LOOP = b"\x22\x04Loop"  # a node's operation, as ONNX's protocol buffer writes it
 _SILENT = 4  # onnxruntime's level "fatal": what goes wrong is raised, and said once by us
 
 
@@ -86,7 +87,7 @@ class Model:
         card = self.card
         windows, expected = self._golden()
         try:
-            actual = self.scores(windows)
+            actual = np.asarray(self.scores(windows))
         except ModelError:
             raise
         except Exception as error:  # onnxruntime's have no base of their own
@@ -128,9 +129,12 @@ class Model:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: cannot read the model: {error.strerror}; give another with --model") from error
+    if _LOOP in data:  # the one operation that need not end, and no scoring of windows wants it
+        raise ModelError(f"{path}: the graph has a Loop, which may never end; export it without")
+    return data
 
 
 def _open(path: Path, data: bytes, provider: Provider, options: Any) -> Any:

@@ -62,8 +62,8 @@ class Subscriber:
     def records(self, timeout_s: float | None = None) -> Iterator[Wire]:
         """Records as they come, statuses too; ends when none came for `timeout_s` (None: never)."""
         while self._records.poll(None if timeout_s is None else int(timeout_s * 1000)):
-            *_, frame = self._records.recv_multipart()
             try:
+                _, frame = self._records.recv_multipart()
                 wire = read_record(frame)
             except ValueError:
                 self.unreadable_messages += 1

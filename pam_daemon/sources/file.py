@@ -146,7 +146,11 @@ def find_files(patterns: Sequence[str]) -> list[Path]:
         except OSError as error:  # a directory that may not be read, a name too long
             raise SourceError(f"{pattern}: {error.strerror}; check the path and its permissions") from error
         if not files:
-            reason = "no sound file in this directory" if Path(pattern).is_dir() else "no such file, nor does a pattern match"
+            reason = (
+                "no sound file in this directory"
+                if Path(pattern).is_dir()
+                else "no such file, nor does a pattern match"
+            )
             raise SourceError(f"{pattern}: {reason}; give sound files, directories that hold some, or patterns")
         found.update(dict.fromkeys(files))
     return list(found)

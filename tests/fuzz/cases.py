@@ -20,11 +20,45 @@ from pam_daemon.sources.file import SUFFIXES
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 _YAML_WORDS = [
     *(b"&a ", b"*a", b"<<: *a", b"- ", b"? ", b": ", b"[", b"{", b"|", b">", b"!!binary ", b"!!int ", b"!!timestamp "),
-    *(b"!!python/name:os.system", b"!!set ", b"!!omap ", b"---\n", b"%YAML 9.9\n", b"2026-13-45", b"1:99:99", b"0x", b".inf"),
+    *(
+        b"!!python/name:os.system",
+        b"!!set ",
+        b"!!omap ",
+        b"---\n",
+        b"%YAML 9.9\n",
+        b"2026-13-45",
+        b"1:99:99",
+        b"0x",
+        b".inf",
+    ),
     *(b".nan", b"~", b"\t", b"\r", b"&a [*a]", b"{[]: 1}", b"{{}: 1}", b"\n  ", b"\xef\xbb\xbf", b"\xff\xfe", b"= "),
 ]
-_JSON_WORDS = [b"NaN", b"null", b"[" * 5000, b'{"a":' * 2000, b"1e999", b'"\\ud800"', b'"\\u0000"', b"9" * 400, b"\xff", b"-"]
-_TABLE_WORDS = [b"\t", b"\r\n", b"\n", b"nan", b"inf", b"1e999", b"1_0", "٣".encode(), b"\x00", b"\x85", b"\xff\xfe", b"Channel"]
+_JSON_WORDS = [
+    b"NaN",
+    b"null",
+    b"[" * 5000,
+    b'{"a":' * 2000,
+    b"1e999",
+    b'"\\ud800"',
+    b'"\\u0000"',
+    b"9" * 400,
+    b"\xff",
+    b"-",
+]
+_TABLE_WORDS = [
+    b"\t",
+    b"\r\n",
+    b"\n",
+    b"nan",
+    b"inf",
+    b"1e999",
+    b"1_0",
+    "٣".encode(),
+    b"\x00",
+    b"\x85",
+    b"\xff\xfe",
+    b"Channel",
+]
 _CSV_WORDS = [b",", b'"', b'""', b"\r", b"\n", b"\0", b"\xff\xfe", b"clip_name,", b"x" * 140_000]
 _REQUESTS = [
     {"op": "since", "log": "0" * 36, "seq": 3, "kinds": ["event", "gap"], "streams": ["ch1"], "limit": 10},
@@ -48,7 +82,10 @@ def _one(strategy: st.SearchStrategy[bytes]) -> st.SearchStrategy[Case]:
 
 
 def audio() -> st.SearchStrategy[Case]:
-    content = st.one_of(*[mutated(examples.sounds(), [b"RIFF", b"data", b"fmt ", b"LIST", b"INFO", b"SSND", b"COMM"])] * 9, st.binary(max_size=300))
+    content = st.one_of(
+        *[mutated(examples.sounds(), [b"RIFF", b"data", b"fmt ", b"LIST", b"INFO", b"SSND", b"COMM"])] * 9,
+        st.binary(max_size=300),
+    )
     suffixes = st.sampled_from([suffix.encode() for suffix in (*SUFFIXES, "", ".sd2", ".raw", ".gsm", ".vox")])
     return st.tuples(suffixes, content).map(list)
 
@@ -75,7 +112,13 @@ def _configurations(texts: list[bytes]) -> st.SearchStrategy[Case]:
     content = st.one_of(
         mutated(texts, _YAML_WORDS), mutated_tree(trees).map(_as_yaml), st.sampled_from(texts), st.binary(max_size=100)
     )
-    keys = [f"{section}.{key}" for tree in trees for section, inner in tree.items() if isinstance(inner, dict) for key in inner]
+    keys = [
+        f"{section}.{key}"
+        for tree in trees
+        for section, inner in tree.items()
+        if isinstance(inner, dict)
+        for key in inner
+    ]
     setting = st.builds("{}={}".format, st.sampled_from(keys), odd_values).map(_encoded)
     settings = st.lists(st.one_of(setting, mutated([b"publish.every_s=3"], _YAML_WORDS)), max_size=2)
     return st.tuples(content, settings).map(lambda case: [case[0], *case[1]])
@@ -85,8 +128,12 @@ def requests() -> st.SearchStrategy[Case]:
     words = [*_JSON_WORDS, b'"x",' * 16_000, b'"seq":-1', b'"limit":0']
     good = [examples.as_json(request) for request in _REQUESTS]
     request = st.one_of(mutated(good, words), mutated_tree(_REQUESTS).map(examples.as_json), st.binary(max_size=200))
-    frames = st.one_of(st.tuples(request), st.lists(st.one_of(request, st.just(b""), st.just(b"\x01")), min_size=1, max_size=5))
-    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48) + b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x06DEALER"
+    frames = st.one_of(
+        st.tuples(request), st.lists(st.one_of(request, st.just(b""), st.just(b"\x01")), min_size=1, max_size=5)
+    )
+    greeting = (
+        b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48) + b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x06DEALER"
+    )
     raw = mutated([greeting, b"GET / HTTP/1.1\r\n\r\n", b"\x00\x05hello"])
     sockets = [b"recovery", b"recovery", b"recovery", b"records"]
     return st.one_of(
@@ -97,7 +144,21 @@ def requests() -> st.SearchStrategy[Case]:
 
 def names() -> st.SearchStrategy[Case]:
     known = [name.rpartition("/")[2].encode() for name, *_ in EXAMPLES]
-    words = [b"[", b"]", b"*", b"**", b"?", b"..", b"_UTCm99", b"_EST_", b"Z", b"+1400", b"99991231_235959", b"\xff", "é".encode()]
+    words = [
+        b"[",
+        b"]",
+        b"*",
+        b"**",
+        b"?",
+        b"..",
+        b"_UTCm99",
+        b"_EST_",
+        b"Z",
+        b"+1400",
+        b"99991231_235959",
+        b"\xff",
+        "é".encode(),
+    ]
     text = st.text(max_size=40).map(_encoded)
     return _one(st.one_of(mutated(known, words), mutated(known, words), text))
 
@@ -111,7 +172,7 @@ def clips() -> st.SearchStrategy[Case]:
 
 
 def journal() -> st.SearchStrategy[Case]:
-    return _one(mutated([examples.journal()], [b"text", b"create table", b'{"kind":'] ))
+    return _one(mutated([examples.journal()], [b"text", b"create table", b'{"kind":']))
 
 
 def control() -> st.SearchStrategy[Case]:
@@ -131,7 +192,9 @@ def messages() -> st.SearchStrategy[Case]:
     said = [Opened("hw:1", 48000), Block(bytes(32), 5), Lost(5, "overflow", False, 0.0), Failed("gone")]
     payloads = [msgspec.msgpack.encode(message) for message in said]
     stream = b"".join(len(payload).to_bytes(4, "little") + payload for payload in payloads)
-    return st.lists(st.one_of(mutated([stream]), mutated(payloads).map(lambda p: len(p).to_bytes(4, "little") + p)), max_size=3)
+    return st.lists(
+        st.one_of(mutated([stream]), mutated(payloads).map(lambda p: len(p).to_bytes(4, "little") + p)), max_size=3
+    )
 
 
 def publications() -> st.SearchStrategy[Case]:
@@ -144,7 +207,10 @@ def publications() -> st.SearchStrategy[Case]:
         mutated([examples.as_json(record) for record in records], _JSON_WORDS),
         st.binary(max_size=50),
     )
-    answers = st.lists(st.one_of(mutated_tree([reply]).map(examples.as_json), mutated([examples.as_json(reply)], _JSON_WORDS)), max_size=2)
+    answers = st.lists(
+        st.one_of(mutated_tree([reply]).map(examples.as_json), mutated([examples.as_json(reply)], _JSON_WORDS)),
+        max_size=2,
+    )
     frames = st.one_of(frame.map(lambda content: [b"event/pamd/ch1", content]), st.lists(frame, max_size=4))
     return st.tuples(answers, frames).map(lambda case: [bytes([len(case[0])]), *case[0], *case[1]])
 

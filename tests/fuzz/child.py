@@ -101,6 +101,7 @@ class Child:
 def serve(kind: str) -> None:
     """Answer every case on stdin with a line on stdout."""
     from fuzz.targets import TARGETS
+
     from pam_daemon.errors import PamdError
 
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
@@ -117,7 +118,7 @@ def serve(kind: str) -> None:
                 verdict = "read"
             except PamdError as error:
                 verdict = "refused" if _is_one_line(str(error)) else f"not one line: {error!r}"
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - what a case may raise is the question
                 verdict = traceback.format_exc()
             _say(out, verdict)
 

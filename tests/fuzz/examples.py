@@ -14,23 +14,23 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnx
+import onnxruntime
 import soundfile
 from fakes import event, toy_model
 from onnx import TensorProto, helper, numpy_helper
 
 from pam_daemon.card import Card, Golden
 from pam_daemon.journal import Journal
-from pam_daemon.model import Model
+from pam_daemon.model import Model, shipped_model
 from pam_daemon.records import Detection, Effort, Gap, Latency, ModelName, Record, Wire
 from pam_daemon.tools.tables import Selection, write_raven
 
 MODEL_WINDOW = 32
-_SOUNDS = (
-    ("AIFF", "PCM_16"), ("AIFF", "PCM_24"), ("AIFF", "FLOAT"), ("AIFF", "IMA_ADPCM"), ("WAV", "PCM_16"), ("WAV", "FLOAT"),
-    ("WAV", "MS_ADPCM"), ("WAV", "ULAW"), ("WAVEX", "PCM_24"), ("RF64", "PCM_16"), ("W64", "PCM_16"), ("CAF", "PCM_16"),
-    ("CAF", "ALAC_16"), ("FLAC", "PCM_16"), ("FLAC", "PCM_24"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III"), ("AU", "PCM_16"),
-    ("MAT5", "PCM_16"), ("VOC", "PCM_16"), ("SVX", "PCM_16"), ("NIST", "PCM_16"), ("IRCAM", "PCM_16"), ("SDS", "PCM_16"),
-)  # fmt: skip
+_SOUNDS = """
+AIFF:PCM_16 AIFF:PCM_24 AIFF:FLOAT AIFF:IMA_ADPCM WAV:PCM_16 WAV:FLOAT WAV:MS_ADPCM WAV:ULAW WAVEX:PCM_24 RF64:PCM_16
+W64:PCM_16 CAF:PCM_16 CAF:ALAC_16 FLAC:PCM_16 FLAC:PCM_24 OGG:VORBIS MP3:MPEG_LAYER_III AU:PCM_16 MAT5:PCM_16 VOC:PCM_16
+SVX:PCM_16 NIST:PCM_16 IRCAM:PCM_16 SDS:PCM_16
+"""
 
 
 def sound_file(file_format: str, subtype: str, seconds: float = 2.2, rate_hz: int = 2000, channels: int = 1) -> bytes:
@@ -49,21 +49,24 @@ def sounds() -> list[bytes]:
     stereo = [sound_file(name, "PCM_16", 0.3, 4000, 2) for name in ("WAV", "AIFF", "FLAC")]
     tagged = [struct.pack("<4s4sI", b"LIST", b"INFO", 400), struct.pack("<4sI", b"bext", 602) + bytes(602)]
     wav = sound_file("WAV", "PCM_16", 0.2)
-    return [*(sound_file(*kind) for kind in _SOUNDS), *stereo, *(wav[:12] + chunk + wav[12:] for chunk in tagged)]
+    return [
+        *(sound_file(*kind.split(":")) for kind in _SOUNDS.split()),
+        *stereo,
+        *(wav[:12] + chunk + wav[12:] for chunk in tagged),
+    ]
 
 
 def models() -> list[bytes]:
-    """Small models with true cards: one of a few operations, one with convolutions, quantisation, a branch and a loop."""
+    """Small models with true cards: one of a few operations, one with convolutions, quantisation and a branch."""
     with tempfile.TemporaryDirectory() as directory:
         card = Model(toy_model(Path(directory) / "toy.onnx"), "cpu", 1).card
-        made = [_with_card(graph, card, Path(directory) / "small.onnx") for graph in (_plain_graph(), _rich_graph())]
-    return made
+        return [_with_card(graph, card, Path(directory) / "small.onnx") for graph in (_plain_graph(), _rich_graph())]
 
 
 def cards() -> list[Any]:
-    """The card of the small model, as a tree, and of the shipped one (but with the small one's windows)."""
-    card = msgspec.json.decode(_card_text(models()[0]))
-    return [card]
+    """A small model's card and the shipped one's, both with the small one's golden windows."""
+    small, shipped = (_card(model) for model in (models()[0], shipped_model().read_bytes()))
+    return [small, shipped | {"golden": small["golden"]}]
 
 
 def with_card_text(model: bytes, text: bytes) -> bytes:
@@ -83,15 +86,13 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _card_text(model: bytes) -> bytes:
-    return onnx.load_from_string(model).metadata_props[0].value.encode()
+def _card(model: bytes) -> Any:
+    return msgspec.json.decode(onnx.load_from_string(model).metadata_props[0].value)
 
 
 def _with_card(graph: onnx.GraphProto, card: Card, path: Path) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     pcm = np.random.default_rng(0).integers(-3000, 3000, (16, MODEL_WINDOW)).astype(np.int16)
-    import onnxruntime
-
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     scores = session.run(None, {"waveform": pcm.astype(np.float32) / 32768})[0]
     card = msgspec.structs.replace(
@@ -128,19 +129,12 @@ def _rich_graph() -> onnx.GraphProto:
         "weights": rng.standard_normal((4, 1)).astype(np.float32),
         "bias": np.zeros(1, np.float32),
         "true": np.array(True),
-        "twice": np.array(2, np.int64),
     }
     value = helper.make_tensor_value_info
     branch = [
         helper.make_graph([helper.make_node(op, ["pooled"], [name])], name, [], [value(name, TensorProto.FLOAT, None)])
         for op, name in (("Relu", "yes"), ("Neg", "no"))
     ]
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["state", "state"], ["next"])],
-        "body",
-        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("state", TensorProto.FLOAT, None)],
-        [value("on", TensorProto.BOOL, []), value("next", TensorProto.FLOAT, None)],
-    )
     nodes = [
         helper.make_node("Unsqueeze", ["waveform", "axes"], ["signal"]),
         helper.make_node("QuantizeLinear", ["signal", "scale", "zero"], ["q"]),
@@ -150,8 +144,7 @@ def _rich_graph() -> onnx.GraphProto:
         helper.make_node("GlobalAveragePool", ["smaller"], ["mean"]),
         helper.make_node("Flatten", ["mean"], ["pooled"]),
         helper.make_node("If", ["true"], ["chosen"], then_branch=branch[0], else_branch=branch[1]),
-        helper.make_node("Loop", ["twice", "true", "chosen"], ["looped"], body=body),
-        helper.make_node("Gemm", ["looped", "weights", "bias"], ["logit"]),
+        helper.make_node("Gemm", ["chosen", "weights", "bias"], ["logit"]),
         helper.make_node("Sigmoid", ["logit"], ["scores"]),
     ]
     return helper.make_graph(
@@ -175,7 +168,13 @@ def tables() -> list[bytes]:
     two_views = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tSpecies\r\n"
     two_views += "1\tSpectrogram 1\t1\t1\t2\tEubalæna\r\n1\tWaveform 1\t1\t1\t2\tEubalæna\r\n"
     audacity = "1.500000\t2.750000\tupcall\n\\\t50.000000\t200.000000\n"  # another program's
-    return [text.encode(), text.encode("utf-16"), two_views.encode("cp1252"), two_views.encode("utf-8-sig"), audacity.encode()]
+    return [
+        text.encode(),
+        text.encode("utf-16"),
+        two_views.encode("cp1252"),
+        two_views.encode("utf-8-sig"),
+        audacity.encode(),
+    ]
 
 
 def records() -> list[Wire]:

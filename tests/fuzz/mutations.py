@@ -6,6 +6,7 @@ Each damage is drawn by itself, so that a case that fails shrinks to the few tha
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import struct
 from collections.abc import Iterator, Sequence
@@ -17,18 +18,29 @@ from hypothesis import strategies as st
 Path = tuple[Any, ...]  # keys and indices from a tree's root to one of its values
 
 _NUMBERS = (0, 1, 2, 7, 8, 127, 128, 255, 256, 1024, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**62, -1)
-_FLOATS = (0.0, -0.0, 1e-310, 1e308, math.inf, -math.inf, math.nan)
-_CHUNKS = sorted(
-    {struct.pack(f"{order}{kind}", number & (2**bits - 1)) for order in "<>" for kind, bits in (("H", 16), ("I", 32), ("Q", 64)) for number in _NUMBERS}
-    | {struct.pack(f"{order}{kind}", number) for order in "<>" for kind in "fd" for number in _FLOATS if kind == "d" or abs(number) < 1e38 or not math.isfinite(number)}
-    | {bytes([number & 255]) for number in _NUMBERS}
-    | {b"\0" * 64, b"\xff" * 64, b"\x7f\xff" + b"\xff" * 8, b"%s%n", "\ud800".encode(errors="surrogatepass"), "é\u2028\u202e".encode()}
-)  # fmt: skip
-_LIMIT_BYTES = 1 << 20  # what grows by being copied stops here
+_FLOATS = (0.0, -0.0, 1e-40, 1e30, math.inf, -math.inf, math.nan)
+
+
+def _chunks() -> list[bytes]:
+    """Bytes that parsers trip over: sizes and values in both orders, long runs, text that is none."""
+    chunks = {bytes([number & 255]) for number in _NUMBERS}
+    for order, (kind, bits), number in itertools.product("<>", (("H", 16), ("I", 32), ("Q", 64)), _NUMBERS):
+        chunks.add(struct.pack(order + kind, number & (2**bits - 1)))
+    for order, number in itertools.product("<>", _FLOATS):
+        chunks |= {struct.pack(order + kind, number) for kind in "fd"}
+    longest_rate = b"\x7f\xff" + b"\xff" * 8  # an AIFF's 80-bit float
+    return sorted({*chunks, b"\0" * 64, b"\xff" * 64, longest_rate, b"%s%n", b"\xed\xa0\x80", "é\u2028\u202e".encode()})
+
+
+_CHUNKS = _chunks()
+_LIMIT_BYTES = 1 << 18  # what grows by being copied stops here
+_REPEATED_BYTES = 1 << 14
 
 odd_values: st.SearchStrategy[Any] = st.one_of(
-    st.sampled_from([*_NUMBERS, *_FLOATS, -(2**63), 2**63, 2**64, 10**400, None, True, False]),
-    st.sampled_from(["", "\0", "\ud800", "\n", "a\nb", "~", "no", "2026-13-45", "../..", "1e999", "x" * 40, "9" * 5000]),
+    st.sampled_from([*_NUMBERS, *_FLOATS, 1e308, -(2**63), 2**63, 2**64, 10**400, None, True, False]),
+    st.sampled_from(
+        ["", "\0", "\ud800", "\n", "a\nb", "~", "no", "2026-13-45", "../..", "1e999", "x" * 40, "9" * 5000]
+    ),
     st.sampled_from([[], {}, [[]], {"": 1}, {"a\nb": 1}, [None] * 17, {"a": {"b": {"c": []}}}]),
     st.integers(),
     st.floats(),
@@ -40,19 +52,25 @@ odd_values: st.SearchStrategy[Any] = st.one_of(
 def mutated(draw: st.DrawFn, examples: Sequence[bytes], tokens: Sequence[bytes] = ()) -> bytes:
     """One of the examples after some damages; `tokens` are words of its language."""
     data = draw(st.sampled_from(examples))
-    chunks = st.one_of(st.sampled_from([*tokens, *_CHUNKS]), *([st.sampled_from(tokens)] if tokens else []), st.binary(max_size=8))
+    chunks = st.one_of(
+        st.sampled_from([*tokens, *_CHUNKS]), *([st.sampled_from(tokens)] if tokens else []), st.binary(max_size=8)
+    )
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 2, 3, 6]))):
         # Headers are near the beginning.
         at = draw(st.one_of(st.integers(0, min(len(data), 100)), st.integers(0, len(data))))
         match draw(st.sampled_from(["flip", "write", "insert", "delete", "cut", "copy", "splice"])):
             case "flip":
-                data = data[:at] + bytes(byte ^ 1 << draw(st.integers(0, 7)) for byte in data[at : at + 1]) + data[at + 1 :]
+                data = (
+                    data[:at]
+                    + bytes(byte ^ 1 << draw(st.integers(0, 7)) for byte in data[at : at + 1])
+                    + data[at + 1 :]
+                )
             case "write":
                 chunk = draw(chunks)
                 data = data[:at] + chunk + data[at + len(chunk) :]
             case "insert":
                 chunk, times = draw(chunks), draw(st.sampled_from([1, 1, 1, 2, 100, 5000]))
-                data = data[:at] + chunk * min(times, 1 + _LIMIT_BYTES // (len(chunk) + 1)) + data[at:]
+                data = data[:at] + chunk * min(times, 1 + _REPEATED_BYTES // (len(chunk) + 1)) + data[at:]
             case "delete":
                 data = data[:at] + data[at + draw(st.integers(1, 64)) :]
             case "cut":

@@ -20,7 +20,6 @@ from fuzz.examples import sound_file
 from test_publish import House, heartbeat
 
 from export import config as train_config
-from export.dataset import read_table
 from pam_daemon.clock import SystemClock
 from pam_daemon.config import Config, load_config
 from pam_daemon.control import ask
@@ -46,7 +45,9 @@ _PATIENCE_MS = 10_000
 def audio(directory: Path) -> Iterator[Reader]:
     """Suffix and content of a sound file: replayed whole, with a real model."""
     model = toy_model(directory / "toy.onnx")
-    setup = set_up(Config(model=msgspec.structs.replace(Config().model, path=str(model), threads=1)), "replay", SystemClock())
+    setup = set_up(
+        Config(model=msgspec.structs.replace(Config().model, path=str(model), threads=1)), "replay", SystemClock()
+    )
 
     def read(case: Case) -> None:
         path = directory / f"case{case[0].decode()}"
@@ -139,6 +140,8 @@ def tables(directory: Path) -> Iterator[Reader]:
 @contextmanager
 def clips(directory: Path) -> Iterator[Reader]:
     """The table of labelled clips."""
+    from export.dataset import read_table  # a second's worth of imports that the others do not need
+
     path = directory / "train.csv"
 
     def read(case: Case) -> None:
