@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import threading
@@ -57,8 +56,7 @@ def _load(
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold {threshold:g}: a score lies between 0 and 1")
     given = {"model.path": model, "station.name": station, "publish.endpoint": endpoint}
-    quoted = [f"{key}={json.dumps(str(value))}" for key, value in given.items() if value is not None]
-    return load_config(config_path, [*settings, *quoted])
+    return load_config(config_path, settings, {key: str(value) for key, value in given.items() if value is not None})
 
 
 @cli.command()

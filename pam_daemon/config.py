@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -112,8 +112,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     publish: Publish = Publish()
 
 
-def load_config(path: Path | None, settings: Sequence[str] = ()) -> Config:
-    """Defaults, then the file, then `section.key=value` settings.
+def load_config(path: Path | None, settings: Sequence[str] = (), given: Mapping[str, str] | None = None) -> Config:
+    """Defaults, then the file, then `section.key=value` settings, then values by `section.key` as they are.
 
     Raises:
         ConfigError: a file that cannot be read, an unknown key, or a value that does not fit, with its place.
@@ -122,6 +122,8 @@ def load_config(path: Path | None, settings: Sequence[str] = ()) -> Config:
     values = _read(path) if path else {}
     for setting in settings:
         _apply(values, setting)
+    for name, value in (given or {}).items():
+        _put(values, name, value)
     try:
         config = msgspec.convert(values, Config)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
@@ -173,18 +175,22 @@ def _parse(text: str) -> Any:
 
 def _apply(values: dict[str, Any], setting: str) -> None:
     name, equals, text = setting.partition("=")
-    *sections, key = name.split(".")
-    if not equals or not key:
+    if not equals or not name.rpartition(".")[2]:
         raise ConfigError(f"--set {setting}: SECTION.KEY=VALUE is expected")
-    for section in sections:
-        inner = values.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {setting}: {section} has no keys of its own")
-        values = inner
     try:
-        values[key] = _parse(text)
+        value = _parse(text)
     except ValueError as error:
         raise ConfigError(f"--set {setting}: the value is not YAML") from error
+    _put(values, name, value)
+
+
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    *sections, key = name.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {name}: {section} has no keys of its own")
+    values[key] = value
 
 
 def _explain(error: str, values: dict[str, Any]) -> str:

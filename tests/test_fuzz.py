@@ -1,6 +1,10 @@
 """Nothing that comes from outside crashes pamd, hangs it or fills the memory: it is read, or refused in one line."""
 
+import re
+from pathlib import Path
+
 import pytest
+from fuzz import child
 from fuzz.cases import cases
 from fuzz.child import COUNTS, Case, Child
 from hypothesis import HealthCheck, given, settings
@@ -23,6 +27,30 @@ LONG = {
 }
 
 
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (b"refuse without a word", "not one line"),
+        (b"raise", "KeyError: 'whale'"),
+        (b"crash", "ends the process with -11"),
+        (b"exit", "ends the process with 0"),
+        (b"eat memory", "MemoryError"),
+        (b"hang", "hangs: no answer in 1 s"),
+    ],
+)
+def test_harm_is_found_and_its_case_kept(
+    harm: bytes, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next case finds a child that is well."""
+    monkeypatch.setattr(child, "FOUND", tmp_path / "found")
+    with child.Child("traps", wall_s=1.0) as attempts:
+        assert attempts.attempt([b"refuse"]) == "refused"
+        with pytest.raises(AssertionError, match=re.escape(said)):
+            attempts.attempt([harm])
+        assert harm in (tmp_path / "found" / "traps").read_bytes()
+        assert attempts.attempt([b"nothing"]) == "read"
+
+
 @pytest.mark.parametrize("kind", LONG)
 def test_what_comes_from_outside_is_read_or_refused_in_one_line(kind: str) -> None:
     attempt_many(kind, SHORT, always_the_same=True)
@@ -38,7 +66,7 @@ def test_a_hundred_thousand_times(kind: str) -> None:
 
 
 def attempt_many(kind: str, count: int, *, always_the_same: bool) -> None:
-    with Child(kind) as child:
+    with Child(kind) as reader:
 
         @settings(
             max_examples=count,
@@ -49,8 +77,8 @@ def attempt_many(kind: str, count: int, *, always_the_same: bool) -> None:
         )
         @given(cases(kind))
         def attempt(case: Case) -> None:
-            child.attempt(case)
+            reader.attempt(case)
 
         attempt()
-        COUNTS[kind] = COUNTS.get(kind, 0) + child.cases
-        assert child.cases >= count
+        COUNTS[kind] = COUNTS.get(kind, 0) + reader.cases
+        assert reader.cases >= count

@@ -25,8 +25,9 @@ Case = list[bytes]
 
 COUNTS: dict[str, int] = {}  # cases attempted in this run, by kind
 FOUND = Path(__file__).parent / "found"
-WALL_S = 20.0  # of a case; a machine that is busy otherwise is no fault of the code
-CPU_S = 10
+WALL_S = 15.0  # without an answer nor work; a machine that is busy otherwise is no fault of the code
+CPU_S = 10  # of a case
+_LOOKS = 20  # so many times WALL_S, even at work
 MEMORY_BYTES = 1 << 30  # more than the process has at its start
 _START_S = 120.0
 _LENGTH_BYTES = 4
@@ -36,8 +37,9 @@ _TESTS = Path(__file__).parent.parent
 class Child:
     """The parent's side: started at need, and again after each failure; a context manager that ends it."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, wall_s: float = WALL_S) -> None:
         self.kind = kind
+        self.wall_s = wall_s
         self.cases = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `__exit__`
@@ -58,7 +60,7 @@ class Child:
         try:
             process.stdin.write(len(payload).to_bytes(_LENGTH_BYTES, "little") + payload)
             process.stdin.flush()
-            verdict = self._answer(process, WALL_S) or self._death(process)
+            verdict = self._answer(process, self.wall_s) or self._death(process)
         except BrokenPipeError:
             verdict = self._death(process)
         if verdict not in ("read", "refused"):
@@ -78,12 +80,17 @@ class Child:
         return self._process
 
     def _answer(self, process: subprocess.Popen[bytes], patience_s: float) -> str | None:
-        """None where the child has ended."""
+        """None where the child has ended. One that goes on working is waited for: RLIMIT_CPU ends it."""
         assert process.stdout is not None
-        if not select.select([process.stdout], [], [], patience_s)[0]:
-            return f"hangs: no answer in {patience_s:g} s"
-        line = process.stdout.readline()
-        return str(json.loads(line)) if line else None
+        used = None
+        for _ in range(_LOOKS):
+            if select.select([process.stdout], [], [], patience_s)[0]:
+                line = process.stdout.readline()
+                return str(json.loads(line)) if line else None
+            before, used = used, _cpu_ticks(process.pid)
+            if used == before:
+                break
+        return f"hangs: no answer in {patience_s:g} s"
 
     def _death(self, process: subprocess.Popen[bytes]) -> str:
         code = process.wait()
@@ -96,6 +103,11 @@ class Child:
             self._process.kill()
             self._process.communicate()
             self._process = None
+
+
+def _cpu_ticks(pid: int) -> int:
+    """What a process has used so far, in the kernel's ticks."""
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
 
 
 def serve(kind: str) -> None:

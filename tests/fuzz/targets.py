@@ -6,16 +6,19 @@ A reader raises a PamdError or nothing.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import zmq
 from fakes import event, toy_model
-from fuzz.child import Case
+from fuzz.child import MEMORY_BYTES, Case
 from fuzz.examples import sound_file
 from test_publish import House, heartbeat
 
@@ -275,6 +278,26 @@ def publications(directory: Path) -> Iterator[Reader]:
         answering.join()
 
 
+@contextmanager
+def traps(directory: Path) -> Iterator[Reader]:
+    """What the harness is for: each case does the harm that it names."""
+    harm: dict[bytes, Callable[[], object]] = {
+        b"nothing": lambda: None,
+        b"refuse": partial(_refuse, "no whale; listen again"),
+        b"refuse without a word": partial(_refuse, ""),
+        b"raise": lambda: {}["whale"],
+        b"crash": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+        b"exit": lambda: os._exit(0),
+        b"eat memory": lambda: bytearray(2 * MEMORY_BYTES),
+        b"hang": lambda: time.sleep(600),
+    }
+    yield lambda case: harm[case[0]]()
+
+
+def _refuse(text: str) -> None:
+    raise PamdError(text)
+
+
 def _bind_pair(records: zmq.Socket[bytes], recovery: zmq.Socket[bytes]) -> int:
     while True:
         port = records.bind_to_random_port("tcp://127.0.0.1")
@@ -320,4 +343,5 @@ TARGETS: dict[str, Target] = {
     "journal": journal,
     "training": training,
     "clips": clips,
+    "traps": traps,
 }
