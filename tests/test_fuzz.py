@@ -24,6 +24,7 @@ LONG = {
     "journal": 5_000,
     "training": 5_000,
     "clips": 5_000,
+    "clip": 5_000,
 }
 
 

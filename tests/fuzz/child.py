@@ -1,6 +1,6 @@
 """A process that serves cases, one after the other, with limits: what kills it, or hangs it, is found.
 
-`python -m fuzz.child KIND < tests/fuzz/found/KIND`, in tests/, tries a stored case again.
+In tests/, `python -m fuzz.child KIND < fuzz/found/KIND` tries a stored case again.
 """
 
 from __future__ import annotations

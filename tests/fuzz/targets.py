@@ -155,6 +155,22 @@ def clips(directory: Path) -> Iterator[Reader]:
 
 
 @contextmanager
+def clip(directory: Path) -> Iterator[Reader]:
+    """Suffix and content of a labelled clip."""
+    from export.dataset import read_clip
+
+    def read(case: Case) -> None:
+        path = directory / f"clip{case[0].decode()}"
+        path.write_bytes(case[1])
+        try:
+            read_clip(path, 2000)
+        finally:
+            path.unlink()
+
+    yield read
+
+
+@contextmanager
 def journal(directory: Path) -> Iterator[Reader]:
     """A journal's file: opened, read through and written to."""
     path = directory / "case.journal"
@@ -343,5 +359,6 @@ TARGETS: dict[str, Target] = {
     "journal": journal,
     "training": training,
     "clips": clips,
+    "clip": clip,
     "traps": traps,
 }
