@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,20 +16,24 @@ from types import TracebackType
 
 import structlog
 
+from pam_daemon.chores import Chore
 from pam_daemon.clock import Clock, rfc3339
-from pam_daemon.config import Config
+from pam_daemon.config import Config, ModelChoice, changes
 from pam_daemon.control import state
+from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError
 from pam_daemon.journal import Bell, Journal
 from pam_daemon.model import Model, shipped_model
+from pam_daemon.overload import Overload
 from pam_daemon.publish import Publisher
-from pam_daemon.records import STATION_WIDE, Event, Mode, Position, Record, Status, ThresholdSource, Wire, record_id
+from pam_daemon.records import STATION_WIDE, Event, Mode, Position, Record, Status, Wire, record_id
 from pam_daemon.ring import Ring
 from pam_daemon.sources import Source
 from pam_daemon.stages import Stages
 from pam_daemon.stream import Analysis, Stream
-from pam_daemon.worker import Chore, Worker
+from pam_daemon.worker import Worker
 
+RELOADED = {"model.threshold", "model.sha256"}  # keys that SIGHUP takes on
 _SUBSCRIBER_WAIT_S = 2.0
 
 log = structlog.get_logger()
@@ -44,6 +48,7 @@ class Setup:
     model: Model
     analysis: Analysis
     clock: Clock
+    threshold: float | None  # the command's
 
 
 def set_up(
@@ -65,18 +70,14 @@ def set_up(
     path = Path(choice.path) if choice.path else shipped_model()
     model = Model(path, choice.provider, choice.threads, spin=spin)
     card = model.card
-    if choice.sha256 is not None and choice.sha256 != model.name.sha256:
-        raise ConfigError(
-            f"model.sha256: {choice.sha256}: threshold and hop_s were found for another model than {path} "
-            f"({model.name.sha256}); find them anew, or remove them"
-        )
-    candidates: list[tuple[float | None, ThresholdSource]] = [(threshold, "command"), (choice.threshold, "site")]
-    chosen, source = next(((v, s) for v, s in candidates if v is not None), (card.threshold, "model"))
+    settled = _settle_threshold(choice, model, threshold)
     hop_s = next((v for v in (hop_s, choice.hop_s) if v is not None), card.hop_samples / card.sample_rate_hz)
     hop_samples = round(hop_s * card.sample_rate_hz) if math.isfinite(hop_s) else 0
     if not 1 <= hop_samples <= card.window_samples:
         window_s = card.window_samples / card.sample_rate_hz
-        raise ConfigError(f"hop {hop_s:g} s: more than nothing and at most a window ({window_s:g} s) is needed")
+        raise ConfigError(
+            f"hop {hop_s:g} s: windows cannot follow so; give one above 0 and at most a window ({window_s:g} s)"
+        )
     station = config.station
     position = None
     if station.latitude_deg is not None and station.longitude_deg is not None:
@@ -89,12 +90,24 @@ def set_up(
         model_rate_hz=card.sample_rate_hz,
         window_samples=card.window_samples,
         hop_samples=hop_samples,
-        threshold=chosen,
-        threshold_source=source,
+        threshold=settled,
         min_separation_s=config.detect.min_separation_s,
+        floor_dbfs=config.capture.floor_dbfs,
         position=position,
     )
-    return Setup(config, model, analysis, clock)
+    return Setup(config, model, analysis, clock, threshold)
+
+
+def _settle_threshold(choice: ModelChoice, model: Model, command: float | None) -> Threshold:
+    """The command's, else the site's, else the model's."""
+    if choice.sha256 is not None and choice.sha256 != model.name.sha256:
+        raise ConfigError(
+            f"model.sha256: {choice.sha256}: threshold and hop_s were found for another model than {model.path} "
+            f"({model.name.sha256}); find them anew, or remove them"
+        )
+    if command is not None:
+        return Threshold(command, "command")
+    return Threshold(model.card.threshold, "model") if choice.threshold is None else Threshold(choice.threshold, "site")
 
 
 class Crew:
@@ -169,6 +182,9 @@ class Station:
             setup.clock,
             self.stages.add("worker"),
         )
+        load, analysis = setup.config.overload, setup.analysis
+        hop_s = analysis.hop_samples / analysis.model_rate_hz
+        self._overload = Overload(load.lag_s, int((load.hop_s or hop_s) / hop_s), hop_s)
         self._told: deque[Record] = deque()  # of what is rare: changes of a state
         self._journal: Journal | None = None  # the worker's connection
         self._log: str | None = None
@@ -234,6 +250,43 @@ class Station:
         """What was listened to, of every stream that has begun."""
         self._hand_on([stream.effort(self.clock) for stream in self.streams if stream.origin])
 
+    def judge_load(self) -> None:
+        """Whether the worker keeps up; while it does not, it listens less often, if it may."""
+        lag_s = max(stream.lag_s for stream in self.streams)
+        event = self._overload.judge(lag_s, sum(stream.skipped_samples for stream in self.streams))
+        if event is not None:
+            self.tell(event)
+            for stream in self.streams:
+                stream.thin(self._overload.stride)
+
+    def test_model(self) -> None:
+        """A canary: a golden window through the model as it is now.
+
+        Raises:
+            ModelError: its score does not come out, which ends the process.
+        """
+        self._setup.model.canary()
+
+    def reload(self, config: Config) -> None:
+        """Take on what may change while the station listens, the threshold; say what else needs a restart.
+
+        Raises:
+            ConfigError: a threshold for another model.
+        """
+        setup = self._setup
+        changed = changes(setup.config, config)
+        threshold = _settle_threshold(config.model, setup.model, setup.threshold)
+        for stream in self.streams:
+            stream.threshold = threshold
+        restart = sorted(changed.keys() - RELOADED)
+        taken = {key: list(changed[key]) for key in sorted(changed.keys() & RELOADED)}
+        text = f"threshold {threshold.score:g} ({threshold.source})"
+        if restart:
+            text += f"; a restart is needed for {', '.join(restart)}"
+        self._setup = replace(setup, config=setup.config if restart else config)
+        data = {"changed": taken, "restart_needed": restart, "threshold": threshold.score}
+        self.tell(Event("reload", "warning" if restart else "info", text, data))
+
     def keep_places(self) -> None:
         """Where every stream is, for the next start to know since when nobody listened."""
         assert self._journal is not None, "only a live station keeps its places, and it has a journal"
@@ -266,13 +319,24 @@ class Station:
             moved=self.stages.add("publisher"),
         )
 
+    @property
+    def directory(self) -> Path:
+        """Where a live station's journal is."""
+        assert self._journal_path is not None, "a live station has a journal"
+        return self._journal_path.parent
+
+    def status(self) -> Wire:
+        """What the heartbeat says, as its fields; on any thread."""
+        assert self._journal_path is not None, "a live station has a journal"
+        with closing(Journal(self._journal_path)) as journal:
+            port = self.publisher.recovery_port if self.publisher else None
+            return self._status(port, journal.ends()[1]).wire()
+
     def state(self) -> Wire:
         """What `pamd status` prints, of a live station; on any thread."""
         assert self._journal_path is not None, "a live station has a journal"
         with closing(Journal(self._journal_path)) as journal:
-            port = self.publisher.recovery_port if self.publisher else None
-            status = self._status(port, journal.ends()[1]).wire()
-            return state(status, journal, self.clock.utc_ns())
+            return state(self.status(), journal, self.clock.utc_ns())
 
     def _status(self, recovery: int | None, last_seq: int | None) -> Record:
         factor = self._worker.real_time_factor

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from pam_daemon.chores import Chore, Rota
 from pam_daemon.clock import NS_PER_S, Clock
 from pam_daemon.model import Model
 from pam_daemon.records import Record
@@ -16,18 +16,6 @@ from pam_daemon.stream import Stream, Timing
 
 _IDLE_S = 0.5  # the longest sleep between two looks at the rings
 _FORGET_AFTER_S = 60.0  # of stream time: the real-time factor is that of the last minute or two
-
-
-@dataclass(frozen=True, slots=True)
-class Chore:
-    """What a live station does every so often, on the worker's thread."""
-
-    every_s: float
-    work: Callable[[], None]
-
-    @property
-    def every_ns(self) -> int:
-        return int(self.every_s * NS_PER_S)
 
 
 class Worker:
@@ -67,17 +55,14 @@ class Worker:
 
     def run(self, streams: Sequence[Stream], chores: Sequence[Chore] = ()) -> None:
         """Until all streams have ended and everything in them is decided; between rounds, the chores that are due."""
-        due_ns = [self._clock.monotonic_ns() + chore.every_ns for chore in chores]
+        rota = Rota(chores, self._clock)
         while not all(stream.settled for stream in streams):
             self._moved()
             if not self._round(streams):
                 with self._changed:
                     if not any(stream.waiting for stream in streams):
                         self._changed.wait(_IDLE_S)
-            for number, chore in enumerate(chores):
-                if self._clock.monotonic_ns() >= due_ns[number]:
-                    due_ns[number] += chore.every_ns
-                    chore.work()
+            rota.tick()
 
     def _round(self, streams: Sequence[Stream]) -> bool:
         """Whether there was anything to do."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -30,6 +30,7 @@ class FakeClock:
     def __init__(self, utc_ns: int = BEGAN_UTC_NS) -> None:
         self.now_ns = 0
         self.began_utc_ns = utc_ns  # UTC when the monotonic clock was 0, as the machine has it now
+        self.quality: Literal["synchronised", "unsynchronised"] = "synchronised"
 
     def monotonic_ns(self) -> int:
         return self.now_ns
@@ -38,7 +39,7 @@ class FakeClock:
         return self.began_utc_ns + self.now_ns
 
     def sync(self) -> Sync:
-        return Sync("synchronised", 0.01)
+        return Sync(self.quality, 0.01)
 
 
 @dataclass

@@ -158,7 +158,7 @@ def control() -> st.SearchStrategy[Case]:
 
 
 def messages() -> st.SearchStrategy[Case]:
-    said = [Opened("hw:1", 48000), Block(bytes(32), 5), Lost(5, "overflow", False, 0.0), Failed("gone")]
+    said = [Opened("hw:1", 48000), Block(bytes(32), 5), Lost(5, "overflow", False, 0.0), Failed("failed", "gone")]
     payloads = [msgspec.msgpack.encode(message) for message in said]
     stream = b"".join(len(payload).to_bytes(4, "little") + payload for payload in payloads)
     return st.lists(
