@@ -13,7 +13,7 @@ SHORT = 100
 # At least 5,000 of each kind, 100,000 in all.
 LONG = {
     "audio": 20_000,
-    "model": 20_000,
+    "model": 12_000,
     "configuration": 6_000,
     "requests": 10_000,
     "names": 10_000,
