@@ -18,10 +18,10 @@ import yaml
 from pam_daemon.errors import ConfigError
 
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-Positive = Annotated[float, msgspec.Meta(gt=0.0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
-CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0.0, le=1e9)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+CountOrNone = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -212,8 +212,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[TrainConfig, str, l
     tree = _none(tree)
     try:
         config = msgspec.convert(tree, TrainConfig)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error)}") from error
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise ConfigError(f"{path}: {_explain(str(error))}") from error
     _refuse(config, path)
     return config, text, _without_effect(tree, config)
 
@@ -237,7 +237,7 @@ def _read(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); give a YAML file with --config") from error
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML lets out whatever its constructors meet: 2026-13-45, !!int ""
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: not valid YAML ({reason}); see configs/narw.yaml") from error
     if not isinstance(tree, dict):
@@ -258,15 +258,18 @@ def _set(tree: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: {part} is not a section")
     try:
         branch[key] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except Exception as error:  # as above
         raise ConfigError(f"--set {override}: the value is not valid YAML; quote it") from error
 
 
-def _none(tree: Any) -> Any:
-    """Hydrogen Torch writes `None`, which YAML reads as a string."""
-    if isinstance(tree, dict):
-        return {key: _none(value) for key, value in tree.items()}
-    return None if tree == "None" else tree
+def _none(tree: dict[str, Any]) -> dict[str, Any]:
+    """Hydrogen Torch writes `None`, which YAML reads as a string. Sections have one level of keys."""
+    return {
+        name: {key: None if value == "None" else value for key, value in branch.items()}
+        if isinstance(branch, dict)
+        else branch
+        for name, branch in tree.items()
+    }
 
 
 def _unquoted_no(tree: dict[str, Any]) -> None:
@@ -296,9 +299,9 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"remove it, or use one of: {', '.join(known)}"
 
 
-def _explain(error: msgspec.ValidationError) -> str:
+def _explain(error: str) -> str:
     """`section.key: what is wrong`, with the values that can be honoured where they are a list."""
-    what, _, where = str(error).partition(" - at `$.")
+    what, _, where = error.partition(" - at `$.")
     name = where.rstrip("`")
     section, _, key = re.sub(r"\[.*?\]", "", name).partition(".")
     kind = typing.get_type_hints(TrainConfig).get(section)

@@ -171,7 +171,8 @@ def read_clip(path: Path, sample_rate_hz: int) -> Audio:
     """
     try:
         samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, soundfile.SoundFileError) as error:
+    except (OSError, soundfile.SoundFileError, TypeError, ValueError, MemoryError) as error:
+        # The last three: a file without a header (.raw), and a header that promises more than there is memory.
         reason = "no such clip" if not path.is_file() else f"cannot be read ({error})"
         raise SourceError(f"{path}: {reason}; restore it or remove its row from the table") from error
     clip: Audio = np.ascontiguousarray(samples[:, 0])

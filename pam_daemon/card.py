@@ -40,8 +40,15 @@ class Golden(msgspec.Struct, frozen=True):
         return Golden(data, [[round(float(s), 7) for s in row] for row in scores])
 
     def unpack(self, window_samples: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Windows (count, window_samples) float32, full scale +-1, and scores (count, labels)."""
-        pcm = np.frombuffer(zlib.decompress(base64.b64decode(self.windows)), "<i2")
+        """Windows (count, window_samples) float32, full scale +-1, and scores (count, labels).
+
+        Raises:
+            ValueError, zlib.error: something else is packed there.
+        """
+        # A little text may stand for gigabytes: one byte too many is enough to be refused.
+        wanted_bytes = GOLDEN_COUNT * window_samples * 2
+        data = zlib.decompressobj().decompress(base64.b64decode(self.windows), wanted_bytes + 1)
+        pcm = np.frombuffer(data, "<i2")
         windows = pcm.reshape(-1, window_samples).astype(np.float32) / np.float32(32768)
         return windows, np.array(self.scores, np.float32)
 
@@ -120,5 +127,5 @@ def read_card(metadata: Mapping[str, str], path: str) -> Card:
         raise ModelError(f"{path}: an ONNX file without a pamd card; make one with `pamd train`")
     try:
         return msgspec.json.decode(text, type=Card)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ModelError(f"{path}: the model card is damaged: {error}; use another copy of the file") from error

@@ -77,8 +77,7 @@ def _load(
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold {threshold:g}: a score lies between 0 and 1")
     given = {"model.path": model, "station.name": station, "publish.endpoint": endpoint, "record.directory": record}
-    quoted = [f"{key}={msgspec.json.encode(str(value)).decode()}" for key, value in given.items() if value is not None]
-    return load_config(config_path, [*settings, *quoted])
+    return load_config(config_path, settings, {key: str(value) for key, value in given.items() if value is not None})
 
 
 @cli.command()
@@ -316,6 +315,8 @@ def demo(directory: Path) -> None:
 def _instant(text: str) -> datetime:
     try:
         instant = datetime.fromisoformat(text)
+        if not 1900 <= instant.year < 2200:  # the calendar's ends are no place for a recording
+            raise ValueError(f"year {instant.year}")
     except ValueError as error:
         raise ConfigError(f"--start {text}: no date and time; write 2009-03-29T17:15:00Z") from error
     if instant.tzinfo is None:

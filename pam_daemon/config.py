@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -23,6 +24,7 @@ DEFAULT_ENDPOINT = "tcp://127.0.0.1:5556"
 
 Provider = Literal["auto", "cuda", "cpu"]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+Text = Annotated[str, Meta(pattern=r"\A[^\0]+\Z")]  # what a path or a word of a command can be
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Latitude = Annotated[float, Meta(ge=-90, le=90)]
@@ -43,24 +45,28 @@ class Station(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One PortAudio device."""
 
-    device: Annotated[str, Meta(description="as `pamd devices` prints it")]
+    device: Annotated[Text, Meta(description="as `pamd devices` prints it")]
     name: Annotated[Name | None, Meta(description="begins its streams' names where there are several devices")] = None
     channels: Annotated[
-        Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(min_length=1)],
+        Annotated[tuple[Annotated[int, Meta(ge=1, le=1024)], ...], Meta(min_length=1)],
         Meta(description="the device's channels to listen to, from 1; a stream each, ch1, ch2..."),
     ] = (1,)
-    sample_rate_hz: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="null: the device's native one")] = (
-        None
-    )
+    sample_rate_hz: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None, Meta(description="null: the device's native one")
+    ] = None
 
 
 class ModelChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is listened for. The model's card is the authority; a site may override its threshold and hop."""
 
-    path: Annotated[str | None, Meta(description="an ONNX file with a pamd card; null: the shipped model")] = None
+    path: Annotated[Text | None, Meta(description="an ONNX file with a pamd card; null: the shipped model")] = None
     provider: Annotated[Provider, Meta(description="auto, cuda (refuses to fall back) or cpu")] = "auto"
-    threads: Annotated[Annotated[int, Meta(ge=0)], Meta(description="of the model on a CPU; 0: one a core")] = 0
-    batch: Annotated[Annotated[int, Meta(ge=1)], Meta(description="windows in one inference call, at most")] = 64
+    threads: Annotated[
+        Annotated[int, Meta(ge=0, le=1024)], Meta(description="of the model on a CPU; 0: one a core")
+    ] = 0
+    batch: Annotated[
+        Annotated[int, Meta(ge=1, le=65_536)], Meta(description="windows in one inference call, at most")
+    ] = 64
     threshold: Annotated[Share | None, Meta(description="null: the model's own; else give sha256 too")] = None
     hop_s: Annotated[Seconds | None, Meta(description="null: the model's own; else give sha256 too")] = None
     sha256: Annotated[
@@ -120,7 +126,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class JournalPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where records are kept."""
 
-    path: Annotated[str | None, Meta(description="null: STATION.journal in the state directory")] = None
+    path: Annotated[Text | None, Meta(description="null: STATION.journal in the state directory")] = None
 
 
 class Publish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -240,8 +246,8 @@ _LISTS: Mapping[str, tuple[str, Mapping[type[msgspec.Struct], Mapping[str, str]]
 }
 
 
-def load_config(path: Path | None, settings: Sequence[str] = ()) -> Config:
-    """Defaults, then the file, then `section.key=value` settings.
+def load_config(path: Path | None, settings: Sequence[str] = (), given: Mapping[str, str] | None = None) -> Config:
+    """Defaults, then the file, then `section.key=value` settings, then values by `section.key` as they are.
 
     Raises:
         ConfigError: a file that cannot be read, an unknown key, or a value that does not fit, with its place.
@@ -250,9 +256,11 @@ def load_config(path: Path | None, settings: Sequence[str] = ()) -> Config:
     values = _read(path) if path else {}
     for setting in settings:
         _apply(values, setting)
+    for name, value in (given or {}).items():
+        _put(values, name, value)
     try:
-        config = msgspec.convert(_text_keys(values), Config)
-    except msgspec.ValidationError as error:
+        config = msgspec.convert(values, Config)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise ConfigError(f"{place}: {_explain(str(error), values)}; `pamd config` prints every key") from error
     _check(config, place)
     return config
@@ -324,12 +332,11 @@ def _is_loopback(host: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not YAML: {where}; `pamd config` prints an example") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not YAML: {error}; `pamd config` prints an example") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -337,27 +344,39 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _text_keys(value: Any) -> Any:
+class _Loader(yaml.SafeLoader):
     """YAML's keys may be numbers and truths (`on:`); ours are text, so that a wrong one can be named."""
-    if isinstance(value, dict):
-        return {str(key): _text_keys(inner) for key, inner in value.items()}
-    return [_text_keys(inner) for inner in value] if isinstance(value, list) else value
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
+
+
+def _parse(text: str) -> Any:
+    """Raises: ValueError: the text is not YAML."""
+    try:
+        return yaml.load(text, _Loader)
+    except Exception as error:  # PyYAML lets out whatever its constructors meet: 2026-13-45, !!int ""
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:
     name, equals, text = setting.partition("=")
-    *sections, key = name.split(".")
-    if not equals or not key:
+    if not equals or not name.rpartition(".")[2]:
         raise ConfigError(f"--set {setting}: SECTION.KEY=VALUE is expected")
-    for section in sections:
-        inner = values.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {setting}: {section} has no keys of its own")
-        values = inner
     try:
-        values[key] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _parse(text)
+    except ValueError as error:
         raise ConfigError(f"--set {setting}: the value is not YAML") from error
+    _put(values, name, value)
+
+
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    *sections, key = name.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {name}: {section} has no keys of its own")
+    values[key] = value
 
 
 def _explain(error: str, values: dict[str, Any]) -> str:
@@ -367,11 +386,16 @@ def _explain(error: str, values: dict[str, Any]) -> str:
     keys = re.findall(r"\.?([^.\[\]`$]+)", where)
     for key in keys:
         value = value[int(key)] if isinstance(value, list) else value.get(key)
-    if unknown := re.match(r"Object contains unknown field `(.*)`", message):
+    if unknown := re.match(r"Object contains unknown field `(.*)`", message, re.DOTALL):
         return f"unknown key {'.'.join([*keys, unknown[1]])}"
     if "matching regex" in message:
         message = f"expected {_description(keys)}"
-    return f"{'.'.join(keys) or 'top level'}: {value!r}: {message[:1].lower()}{message[1:]}"
+    return f"{'.'.join(keys) or 'top level'}: {_short(value)}: {message[:1].lower()}{message[1:]}"
+
+
+def _short(value: Any) -> str:
+    """In full where that has an end: YAML's anchors make lists of lists that are endless when written out."""
+    return repr(value) if isinstance(value, str) else reprlib.repr(value)
 
 
 def _description(keys: Sequence[str]) -> str:

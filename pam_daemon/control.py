@@ -82,7 +82,7 @@ def ask(path: Path) -> Wire:
     """A running daemon's state.
 
     Raises:
-        EndpointError: nobody answers.
+        EndpointError: nobody answers, or something else than a pamd.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_ANSWER_TIMEOUT_S)
@@ -90,7 +90,7 @@ def ask(path: Path) -> Wire:
             connection.connect(str(path))
             answer = b"".join(iter(lambda: connection.recv(65_536), b""))
             state: Wire = msgspec.json.decode(answer)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise EndpointError(f"{path}: no pamd answers ({error}); is it running, as this user?") from error
         return state
 

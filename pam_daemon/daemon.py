@@ -43,7 +43,7 @@ _LOAD_EVERY_S = 1.0
 _BURST_S = 2.0  # that the device itself had
 _PIPE_SAMPLES = 65_536 // 4  # and the pipe
 _REPLAY_RING_S = 64.0  # of sound read ahead of the worker, at most
-_REPLAY_RING_SAMPLES = 4_000_000  # likewise: 16 MB a channel
+_REPLAY_RING_SAMPLES = 16_000_000  # likewise, of all channels: 64 MB
 _ASSUMED_RATE_HZ = 48_000  # of a device that is absent at the start, until it has once been seen
 _TICK_S = 0.1  # how often the main thread looks up
 
@@ -102,7 +102,7 @@ def _replay_one(station: Station, recording: Recording, speed: float | None, pro
     start_utc_ns = None if recording.start_utc is None else utc_ns_of(recording.start_utc)
     origin = Origin(SampleClock(rate_hz, start_utc_ns), recording.key)
     names = [f"ch{number + 1}" for number in range(recording.channels)]
-    ring_s = min(_REPLAY_RING_S, _REPLAY_RING_SAMPLES / rate_hz)
+    ring_s = min(_REPLAY_RING_S, _REPLAY_RING_SAMPLES / (rate_hz * recording.channels))
     streams = [station.add_stream(name, recording, ring_s, wait=True) for name in names]
     for stream in streams:
         stream.origin = origin

@@ -34,6 +34,14 @@ update meta set reserved = (select coalesce(max(seq), 0) from record);
 _DISK_REFUSES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 
 
+_NOT_AS_WRITTEN = (TypeError, ValueError)  # a value of another type than was stored, or none
+
+
+def damaged(path: Path, error: Exception) -> JournalError:
+    """What a sound database holds is not what was written."""
+    return JournalError(f"{path}: the journal is damaged: {error}; repair it with sqlite3's .recover, or move it away")
+
+
 class DiskRefuses(JournalError):
     """The disk is full, read-only, failing or gone: no fault of the journal's."""
 
@@ -80,6 +88,8 @@ class Database:
             if code != sqlite3.SQLITE_FULL:
                 self.close()
             raise DiskRefuses(message, str(error), full=code == sqlite3.SQLITE_FULL) from error
+        except _NOT_AS_WRITTEN as error:
+            raise damaged(self.path, error) from error
         finally:
             if self._held.released:
                 self.close()

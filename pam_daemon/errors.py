@@ -1,8 +1,19 @@
 """The errors that a user can cause or cure: each says what, where, and the remedy, in one line."""
 
+_LONGEST = 1000  # characters: what a file holds may be long, and it stands in the middle
+
 
 class PamdError(Exception):
-    """Base of all; the command line prints it as one line and ends with exit code 1."""
+    """Base of all; the command line prints it as one line and ends with exit code 1.
+
+    As text it is one line whatever a file, a name or another program put into it: what cannot be printed is escaped.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if not text.isprintable():
+            text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 class ConfigError(PamdError):

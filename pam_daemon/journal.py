@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from pam_daemon.database import Database, DiskRefuses
+from pam_daemon.database import Database, DiskRefuses, damaged
 from pam_daemon.errors import JournalError
 from pam_daemon.held import Entry, Held
 from pam_daemon.records import Numbers, Record, Wire, topic
@@ -276,7 +276,10 @@ class Journal:
         self._held.know(dict(db.execute("select name, last_seq from topic")))
 
     def _wire(self, seq: int, prev_seq: int | None, wire: bytes, *, durable: bool = True) -> Wire:
-        stored: Wire = msgspec.json.decode(wire)
+        try:
+            stored = msgspec.json.decode(wire, type=Wire)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise damaged(self.path, error) from error
         return stored | msgspec.structs.asdict(Numbers(self.log, seq, prev_seq, durable))
 
     def _unwritten(self, entry: Entry) -> Wire:

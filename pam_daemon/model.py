@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from pam_daemon.records import ModelName
 from pam_daemon.ring import FloatArray
 
 _ONNX_PROVIDER = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+_LOOP = b"\x22\x04Loop"  # a node's operation, as ONNX's protocol buffer writes it
 log = structlog.get_logger()
 _SILENT = 4  # onnxruntime's level "fatal": what goes wrong is raised, and said once by us
 
@@ -47,10 +49,9 @@ class Model:
         data = _read(path)
         self._session = _open(path, data, provider, _options(threads, spin))
         self.provider = "cuda" if self._session.get_providers()[0] == _ONNX_PROVIDER["cuda"] else "cpu"
-        self.card: Card = read_card(self._session.get_modelmeta().custom_metadata_map, str(path))
+        self.card: Card = read_card(self._metadata(), str(path))
         self.name = ModelName(self.card.name, hashlib.sha256(data).hexdigest())
-        self._input = self._session.get_inputs()[0].name
-        self._check_shape()
+        self._input = self._named_input()
         self._canary = -1
         self.golden_difference = self._check_golden()
 
@@ -62,13 +63,14 @@ class Model:
                 not to say so.
         """
         try:
-            result: FloatArray = self._session.run(None, {self._input: windows})[0]
+            result: FloatArray = np.asarray(self._session.run(None, {self._input: windows})[0])
+            finite = np.isfinite(result).all()
         except Exception as error:  # onnxruntime's have no base of their own
             what = str(error).strip().splitlines()[0][:200]
             raise ModelError(
                 f"{self.path}: cannot score a batch of windows on {self.provider}: {what}; use another model"
             ) from error
-        if not np.isfinite(result).all():
+        if not finite:
             raise ModelError(f"{self.path}: gave a score that is no number on {self.provider}; use another model")
         return result
 
@@ -82,13 +84,24 @@ class Model:
         number = self._canary = (self._canary + 1) % len(windows)
         self._compare(self.scores(windows[number : number + 1]), expected[number : number + 1], number)
 
-    def _check_shape(self) -> None:
-        shape = self._session.get_inputs()[0].shape
+    def _metadata(self) -> Mapping[str, str]:
+        try:
+            metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{self.path}: the metadata are damaged: {error}; use another copy of the file") from error
+        return metadata
+
+    def _named_input(self) -> str:
         wanted = self.card.window_samples
-        if len(shape) != 2 or shape[1] != wanted:
+        try:
+            (name, shape), *more = [(each.name, each.shape) for each in self._session.get_inputs()]
+        except ValueError as error:  # none at all, or a name that is not UTF-8
+            raise ModelError(f"{self.path}: the graph takes no windows: {error}; export the model again") from error
+        if more or len(shape) != 2 or shape[1] != wanted:
             raise ModelError(
                 f"{self.path}: the graph takes {shape}, its card says (batch, {wanted}); export the model again"
             )
+        return str(name)
 
     def _check_golden(self) -> float:
         """The largest difference from the golden scores."""
@@ -135,9 +148,12 @@ class Model:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: cannot read the model: {error.strerror}; give another with --model") from error
+    if _LOOP in data:  # the one operation that need not end, and no scoring of windows wants it
+        raise ModelError(f"{path}: the graph has a Loop, which may never end; export it without")
+    return data
 
 
 def _open(path: Path, data: bytes, provider: Provider, options: Any) -> Any:

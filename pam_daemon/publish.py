@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 import zmq
@@ -12,15 +12,12 @@ import zmq
 from pam_daemon.clock import NS_PER_S, Clock
 from pam_daemon.errors import EndpointError
 from pam_daemon.journal import Bell, Journal
-from pam_daemon.records import Record, Wire, topic
+from pam_daemon.records import Record, Seq, Wire, topic
 
 _SEND_HIGH_WATER_MARK = 10_000  # messages a subscriber may lag behind before it has to recover
 _MAX_REQUEST_BYTES = 65_536
 _PORT_TRIES = 20
 _BATCH = 1000  # records read from the journal at a time
-
-
-Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # what SQLite can hold
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ A record is made once, numbered by the journal, and goes out as one JSON object:
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -20,6 +20,7 @@ ThresholdSource = Literal["model", "site", "command"]
 Term = Literal["gap", "skipped"]  # not captured | captured, not analysed
 Severity = Literal["info", "warning", "error"]
 Wire = dict[str, Any]
+Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # what SQLite can hold
 
 
 class ModelName(msgspec.Struct, frozen=True):
@@ -210,6 +211,35 @@ class Numbers(msgspec.Struct, frozen=True):
 
 
 NO_NUMBERS = Numbers(None, None, None, None)
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """What a reader needs of every record, of whatever kind; other fields it does not know."""
+
+    kind: str
+    station: str
+    stream: str
+    log: str | None = None
+    seq: Seq | None = None
+    prev_seq: Seq | None = None
+    recovery: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
+    every_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
+def read_record(frame: bytes | msgspec.Raw) -> Wire:
+    """A record as it came over the wire.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        head = msgspec.json.decode(frame, type=_Head)
+        wire: Wire = msgspec.json.decode(frame)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    if head.seq is not None and head.seq <= (head.prev_seq or 0):
+        raise ValueError(f"record {head.seq} says that {head.prev_seq} was before it")
+    return wire
 
 
 def topic(wire: Wire) -> bytes:

@@ -9,6 +9,7 @@ import pytest
 
 import pam_daemon  # noqa: F401 # isort: skip - before onnxruntime, which it tells to report nothing
 from fakes import toy_model
+from fuzz.child import COUNTS
 from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -30,3 +31,10 @@ def data_dir() -> Path:
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that scores loudness: see `fakes.toy_model`."""
     return toy_model(tmp_path_factory.mktemp("model") / "toy.onnx")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many cases of each kind the fuzzing tried."""
+    if COUNTS:
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in COUNTS.items())
+        terminalreporter.line(f"fuzzed: {counts}; {sum(COUNTS.values()):,} in all")

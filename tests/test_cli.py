@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from pam_daemon.records import Wire
 from pam_daemon.ring import FloatArray
 
 PAMD = [sys.executable, "-m", "pam_daemon"]
+ANY_PORT = "tcp://127.0.0.1:*"
 RATE_HZ = 8000
 NAME = "20240101_120000"  # an AudioMoth's: UTC is assumed, and said
 
@@ -176,6 +179,8 @@ BAD: list[tuple[str, Callable[[Path, Path], list[object]], int, str]] = [
     ("no device", plain("run"), 1, "--device"),
     ("channel 0", plain("run", "--device", "any", "--channels", "1,0"), 1, "--channels 1,0"),
     ("channel twice", plain("run", "--device", "any", "--channels", "1,1"), 1, "--channels 1,1"),
+    ("start before time", plain("replay", "SOUND", "--model", "TOY", "--start", "0001-01-01T00:00Z"), 1, "--start"),
+    ("start at its end", plain("replay", "SOUND", "--model", "TOY", "--start", "9999-12-31T23:59:59Z"), 1, "--start"),
     ("threshold above 1", plain("replay", "SOUND", "--threshold", "1.01"), 1, "--threshold 1.01"),
     ("threshold no number", plain("replay", "SOUND", "--threshold", "nan"), 1, "--threshold nan"),
     ("hop 0", plain("replay", "SOUND", "--model", "TOY", "--hop", "0"), 1, "hop 0 s"),
@@ -265,7 +270,7 @@ def test_threshold_and_hop_of_the_command(recording: Path, toy: Path) -> None:
 def test_two_channels_are_two_streams(tmp_path: Path, toy: Path) -> None:
     both = np.stack([sound(12.0, [3.0]), sound(12.0, [8.0])], axis=1)
     records, _ = pamd("replay", write(tmp_path / "two.flac", both), "--model", toy, "--station", "reef")
-    calls = of(records, "detection")
+    calls = sorted(of(records, "detection"), key=itemgetter("stream"))  # which comes first is the threads' affair
     assert [(call["station"], call["stream"]) for call in calls] == [("reef", "ch1"), ("reef", "ch2")]
     assert peaks_at(calls, 3.0, 8.0)
     assert [(e["stream"], balanced(e)) for e in of(records, "effort")] == [("ch1", True), ("ch2", True)]
@@ -345,6 +350,17 @@ def test_recordings_that_do_not_meet_are_two(tmp_path: Path, toy: Path) -> None:
     assert first["start_sample"] == second["start_sample"]
     begins = [datetime.fromisoformat(call["start_utc"]) for call in (first, second)]
     assert begins[1] - begins[0] == timedelta(seconds=11)
+
+
+def test_names_that_are_not_text_go_through(tmp_path: Path, toy: Path) -> None:
+    """A recorder's file system need not know UTF-8: the file is replayed, published, and found again by the table."""
+    path = write(tmp_path / "summer.wav", sound(10.0, [5.0])).rename(tmp_path / os.fsdecode(b"\xe9t\xe9.wav"))
+    model = tmp_path / os.fsdecode(b"mod\xe8le.onnx")
+    model.write_bytes(toy.read_bytes())
+    table = tmp_path / "t.txt"
+    records, _ = pamd("replay", path, "--model", model, "--raven", table, "--endpoint", ANY_PORT, "--linger", 0)
+    assert len(of(records, "detection")) == 1
+    assert os.fsencode(path) in table.read_bytes()
 
 
 def test_the_same_file_again_appends_nothing_and_says_the_stored_numbers(

@@ -17,6 +17,8 @@ from pam_daemon.errors import ConfigError
 SHIPPED = REPOSITORY / "configs" / "pamd.yaml"
 SHA = "0" * 64
 BRIDGES = (Mqtt, Webhook, Pgalm)
+# Lists of ten of the list before: a billion words, written out.
+LAUGHS = ", ".join(f"&a{n} [{', '.join([f'*a{n - 1}' if n else 'ha'] * 10)}]" for n in range(9))
 
 
 def write(path: Path, text: str) -> Path:
@@ -156,6 +158,14 @@ def test_settings_that_are_none(setting: str) -> None:
         ("1: 2\n", "unknown key 1"),
         ("station: {1: 2}\n", "unknown key station.1"),
         ("model: {path: 3}\n", "model.path"),
+        ("station: {name: 2026-13-45}\n", "month must be in 1..12"),
+        ("station: {name: !!int ''}\n", "not YAML"),
+        ("[" * 5000, "not YAML"),
+        ("station: &a {name: *a}\n", "station.name"),
+        (f"station: [{LAUGHS}]\n", "station: [['ha', "),
+        ('station: {"a\\nb": 1}\n', "unknown key station.a\\nb"),
+        ('journal: {path: "a\\0b"}\n', "journal.path"),
+        ("model: {threads: 99999999999}\n", "model.threads"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str, named: str) -> None:

@@ -11,7 +11,7 @@ import soundfile
 import soxr
 from clips import fast_config, read_rows, small_clips, write_table
 
-from export.dataset import Split, fit, load
+from export.dataset import Split, fit, load, read_clip
 from pam_daemon.errors import ConfigError, PamdError, SourceError, TableError
 
 
@@ -109,6 +109,17 @@ def overwrite(folder: Path, content: bytes) -> None:
     path = next((folder / "audio").iterdir())
     path.unlink()
     path.write_bytes(content)
+
+
+def test_a_clip_without_a_header_and_one_that_promises_terabytes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(bytes(4000))
+    soundfile.write(tmp_path / "a.flac", np.zeros(4000), 2000)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[21:26] = bytes([data[21] | 0x0F]) + b"\xff\xff\xff\xfe"  # 2^36 samples
+    (tmp_path / "a.flac").write_bytes(data)
+    for name in ("a.raw", "a.flac"):
+        with pytest.raises(SourceError, match=f"{name}: cannot be read"):
+            read_clip(tmp_path / name, 2000)
 
 
 def test_a_part_with_one_label_is_refused(folder: Path) -> None:

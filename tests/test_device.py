@@ -1,5 +1,6 @@
 """Devices: found by name, recorded in real time, their losses measured; the real PortAudio in child processes."""
 
+import io
 import json
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from sound import DEVICE, SoundServer, hydrophone_fixture  # noqa: F401 - pytest
 from pam_daemon.errors import SourceError
 from pam_daemon.sources import Audio, Missing
 from pam_daemon.sources.capture import Pace, capture
+from pam_daemon.sources.child import Lost, split
+from pam_daemon.sources.child import write as write_message
 from pam_daemon.sources.device import Device, DeviceInfo, choose_device
 
 RATE_HZ = 1000
@@ -411,3 +414,13 @@ def test_a_server_that_dies_is_one_line(hydrophone: SoundServer, tmp_path: Path)
         samples, _, _, errors = recorder.result()
     assert samples.shape[1] > 0
     assert errors.splitlines()[-1].startswith("device 'hydrophone' has")
+
+
+def test_what_is_no_message_of_the_devices_process_is_an_error() -> None:
+    """Not after gigabytes were waited for, either."""
+    whole = io.BytesIO()
+    write_message(whole, Lost(5, "overflow", False, 0.0))
+    assert split(bytearray(whole.getvalue())) == [Lost(5, "overflow", False, 0.0)]
+    for garbled in (b"\0\0\0\0", b"\x01\0\0\0\xc1", b"\xff\xff\xff\xff", b"ALSA lib pcm.c: underrun"):
+        with pytest.raises(SourceError, match="no message from the device's process"):
+            split(bytearray(whole.getvalue() + garbled))

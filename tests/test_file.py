@@ -1,6 +1,7 @@
 """Recordings: found, checked, joined and read, with nothing lost in silence."""
 
 import hashlib
+import os
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -395,6 +396,41 @@ def test_an_argument_that_means_no_file_is_an_error(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SourceError, match=r"no sound file|no such file"):
         find_files(["a.flac", pattern])
+
+
+def test_a_name_too_long_is_an_error() -> None:
+    """As is every other argument that means no file."""
+    with pytest.raises(SourceError, match="name too long"):
+        find_files(["x" * 300])
+
+
+def test_a_name_that_is_not_text_is_escaped_where_it_goes_into_records(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.wav")
+    path.write_bytes(write(tmp_path / "a.wav", noise(100)).read_bytes())
+    assert only(path).name == f"{tmp_path}/\\xff.wav"
+
+
+def test_what_has_no_header_is_refused_whatever_its_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "a.raw"
+    path.write_bytes(bytes(1000))
+    with pytest.raises(SourceError, match=r"a\.raw: libsndfile cannot read it"):
+        recordings([path], min_rate_hz=RATE_HZ)
+
+
+@pytest.mark.parametrize("kind", ["RF64", "FLAC"])
+def test_a_promise_of_years_is_no_promise(tmp_path: Path, kind: str) -> None:
+    """A damaged size field would make gap records by the million: what can be read counts."""
+    path = tmp_path / "a.wav"
+    write(path, noise(1000), format=kind)
+    data = bytearray(path.read_bytes())
+    if kind == "RF64":
+        at = data.index(b"ds64") + 16
+        data[at : at + 8] = (2**62).to_bytes(8, "little")
+    else:
+        data[21:26] = bytes([data[21] | 0x0F]) + b"\xff\xff\xff\xfe"  # the low 36 bits: total samples
+    path.write_bytes(data)
+    assert sum(piece.samples.shape[1] for piece in only(path).blocks() if isinstance(piece, Audio)) == 1000
+    assert only(path).samples == 1000
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b""]))

@@ -215,3 +215,15 @@ def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
     with closing(Journal(path)) as journal:
         journal.append([event(1)])
         assert numbers(journal.since(0)) == [1]
+
+
+@pytest.mark.parametrize(
+    "damage", ["update record set wire = 'no JSON'", "update record set wire = 5", "delete from meta"]
+)
+def test_a_journal_whose_rows_are_damaged_says_so_in_one_line(journal: Journal, damage: str) -> None:
+    journal.append([event(1)])
+    with closing(sqlite3.connect(journal.path)) as db:
+        db.execute(damage)
+        db.commit()
+    with pytest.raises(JournalError, match="is damaged"), closing(Journal(journal.path)) as again:
+        again.since(0)

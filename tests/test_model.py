@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import onnx
 import pytest
 from fakes import TOY_WINDOW, toy_model
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from pam_daemon.card import METADATA_KEY, Golden, read_card
 from pam_daemon.errors import ModelError
@@ -272,3 +273,49 @@ def test_a_score_that_is_no_number_ends_it(toy: Path) -> None:
     model = Model(toy, "cpu")
     with pytest.raises(ModelError, match="no number"):
         model.scores(np.full((1, TOY_WINDOW), np.nan, np.float32))
+
+
+def test_metadata_that_are_not_text_are_refused(toy: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bent.onnx"
+    path.write_bytes(toy.read_bytes().replace(b'"name":"toy"', b'"name":"\xff\xfe\xfd"'))
+    assert "metadata are damaged" in refusal(path)
+
+
+def test_golden_windows_that_unpack_to_more_than_was_said_are_refused(toy: Path, tmp_path: Path) -> None:
+    """A megabyte of text may stand for a gigabyte: no more is unpacked than windows can be."""
+    packed = base64.b64encode(zlib.compress(bytes(10**7))).decode()
+    tracemalloc.start()
+    try:
+        path = toy_model(tmp_path / "bomb.onnx", card={"golden": Golden(packed, golden(toy).scores)})
+        tracemalloc.reset_peak()
+        refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 5 * 10**6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_graph_that_may_never_end_is_refused(toy: Path, tmp_path: Path) -> None:
+    """A Loop of 2^62 turns is a sound graph, and would hold pamd for ever before it listens."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["state"], ["next"])],
+        "body",
+        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("state", TensorProto.FLOAT, None)],
+        [value("on", TensorProto.BOOL, []), value("next", TensorProto.FLOAT, None)],
+    )
+    model = onnx.load(toy)
+    model.graph.node.append(helper.make_node("Loop", ["turns", "", "scores"], ["never"], body=body))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(2**62), "turns"))
+    path = tmp_path / "loop.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert "may never end" in refusal(path)
+
+
+def test_a_graph_that_gives_no_tensor_is_refused(toy: Path, tmp_path: Path) -> None:
+    model = onnx.load(toy)
+    model.graph.node.append(helper.make_node("SequenceConstruct", ["scores"], ["several"]))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_sequence_value_info("several", TensorProto.FLOAT, None))
+    path = tmp_path / "several.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert "the graph gives scores" in refusal(path)

@@ -368,16 +368,16 @@ class Lossy:
     """Passes on to a subscriber what a test chooses, as if the rest had been lost; recovery is the real one."""
 
     def __init__(self, house: House, context: zmq.Context[zmq.Socket[bytes]], exits: ExitStack) -> None:
-        self._socket = exits.enter_context(context.socket(zmq.XPUB))
-        self._socket.bind(ANY_PORT)
-        self.subscriber = exits.enter_context(Subscriber(self._socket.getsockopt_string(zmq.LAST_ENDPOINT)))
-        assert self._socket.poll(PATIENCE_MS)
-        assert self._socket.recv() == b"\x01"
+        self.socket = exits.enter_context(context.socket(zmq.XPUB))
+        self.socket.bind(ANY_PORT)
+        self.subscriber = exits.enter_context(Subscriber(self.socket.getsockopt_string(zmq.LAST_ENDPOINT)))
+        assert self.socket.poll(PATIENCE_MS)
+        assert self.socket.recv() == b"\x01"
         self.send([heartbeat(house.publisher.recovery_port, None).wire()])
 
     def send(self, wires: Sequence[Wire]) -> None:
         for wire in wires:
-            self._socket.send_multipart([b"any", msgspec.json.encode(wire)])
+            self.socket.send_multipart([b"any", msgspec.json.encode(wire)])
 
 
 @pytest.fixture
@@ -436,3 +436,49 @@ def test_kinds_and_fields_of_the_future_pass_through(lossy: Lossy) -> None:
     future = {"kind": "song", "station": "pamd", "stream": "ch1", "seq": None, "verses": 3}
     lossy.send([future])
     assert take(lossy.subscriber, 1) == [future]
+
+
+GARBLED: list[list[bytes]] = [
+    [b"event/pamd/ch1", b"no JSON"],
+    [b"event/pamd/ch1", b"[1, 2]"],
+    [b"event/pamd/ch1", b"\xff\xfe"],
+    [b"event/pamd/ch1", b"[" * 5000],
+    [b"event/pamd/ch1", b'{"kind": "event"}'],
+    [b"event/pamd/ch1", b'{"kind": "event", "station": 1, "stream": "ch1"}'],
+    [b"status/pamd/_", b'{"kind": "status", "station": "pamd", "stream": "_", "recovery": 99999}'],
+    [b"event/pamd/ch1", b'{"kind": "event", "station": "pamd", "stream": "ch1", "seq": 5, "prev_seq": 7}'],
+    [b"one frame"],
+    [b"a", b"b", b"c"],
+]
+
+
+@pytest.mark.parametrize("frames", GARBLED, ids=range(len(GARBLED)))
+def test_what_is_no_record_is_passed_over_and_counted(house: House, lossy: Lossy, frames: list[bytes]) -> None:
+    """Who listens for whales does not end because of one garbled message."""
+    house.journal.append([event(1)])
+    lossy.socket.send_multipart(frames)
+    lossy.send(house.journal.since(0))
+    assert numbers(take(lossy.subscriber, 1)) == [1]
+    assert lossy.subscriber.unreadable_messages == 1
+
+
+def test_answers_that_bring_nothing_new_end_the_recovery(
+    house: House, lossy: Lossy, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    """A publisher that answers with what was asked from on, for ever, does not hold its subscriber."""
+    house.journal.append([event(n) for n in range(6)])
+    wires = house.journal.since(0)
+    answer = msgspec.json.encode({"log": house.journal.log, "records": [wires[0]]})
+    with context.socket(zmq.ROUTER) as liar:
+        port = liar.bind_to_random_port("tcp://127.0.0.1")
+        lossy.send([heartbeat(port, None).wire(), wires[0], wires[4]])
+
+        def lie() -> None:
+            route, _ = liar.recv_multipart()
+            liar.send_multipart([route, answer])
+
+        lying = threading.Thread(target=lie)
+        lying.start()
+        assert numbers(take(lossy.subscriber, 2)) == [1, 5]
+        lying.join()
+    assert lossy.subscriber.lost_records == 1

@@ -227,6 +227,7 @@ def test_the_energy_detector_is_a_fair_one() -> None:
     [
         ({"minutes": 0.0}, "minutes 0"),
         ({"minutes": float("nan")}, "minutes nan"),
+        ({"minutes": 0.01, "calls": 0}, "minutes 0.01"),
         ({"minutes": 1e6}, "minutes 1e"),
         ({"calls": -1}, "calls -1"),
         ({"calls": 1000}, "calls 1000: at most"),

@@ -38,6 +38,10 @@ def test_every_given_key_without_effect_is_named() -> None:
     ]
 
 
+# Lists of ten of the list before: a billion words, written out.
+LAUGHS = ", ".join(f"&a{n} [{', '.join([f'*a{n - 1}' if n else 'ha'] * 10)}]" for n in range(9))
+
+
 def test_a_file_without_such_keys_warns_of_none() -> None:
     assert load(NARW)[2] == []
 
@@ -67,6 +71,10 @@ def test_a_file_without_such_keys_warns_of_none() -> None:
         ("dataset.label_names=[a, b]", r"dataset\.label_names: give one name"),
         ("training=3", r"training: must be a section"),
         ("training.epochs", r"--set training\.epochs: not of the form"),
+        ("training.learning_rate=.inf", r"training\.learning_rate: Expected `float` <= "),
+        ("audio.training_chunk_seconds=1.0e+300", r"audio\.training_chunk_seconds: Expected `float` <= "),
+        ("experiment_name=2026-13-45", r"--set experiment_name=2026-13-45: the value is not valid YAML"),
+        ('architecture.dropout="\\ud800"', r"surrogates not allowed"),
         ("training.epochs=[", r"--set training\.epochs=\[: the value is not valid YAML"),
     ],
 )
@@ -80,7 +88,10 @@ def test_an_unquoted_no_is_the_word() -> None:
     assert load(NARW, ["audio.spectrogram_normalization=No"])[0].audio.spectrogram_normalization == "No"
 
 
-@pytest.mark.parametrize("content", [None, "a: [", "- 1", "\x00"])
+@pytest.mark.parametrize(
+    "content",
+    [None, "a: [", "- 1", "\x00", "a: 2026-13-45", "a: !!int ''", "[" * 5000, f"audio: {{hop_size: [{LAUGHS}]}}"],
+)
 def test_a_file_that_is_no_configuration_is_named(content: str | None, tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     if content is not None:

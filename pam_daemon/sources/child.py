@@ -53,6 +53,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
 
 Message = Opened | Block | Lost | Failed
 _LENGTH_BYTES = 4
+_LONGEST_BYTES = 1 << 26
 _ROOM_AGAIN = 0.8  # of the capacity: a loss ends when there is room for more than a block
 
 
@@ -64,14 +65,22 @@ def write(stream: BinaryIO, message: Message) -> None:
 
 
 def split(buffer: bytearray) -> list[Message]:
-    """Take the whole messages off the front of what has been read."""
+    """Take the whole messages off the front of what has been read.
+
+    Raises:
+        Outage: something that is no message.
+    """
     messages: list[Message] = []
     start = 0
     while len(buffer) - start >= _LENGTH_BYTES:
-        end = start + _LENGTH_BYTES + int.from_bytes(buffer[start : start + _LENGTH_BYTES], "little")
-        if len(buffer) < end:
+        length = int.from_bytes(buffer[start : start + _LENGTH_BYTES], "little")
+        end = start + _LENGTH_BYTES + length
+        if len(buffer) < end and length <= _LONGEST_BYTES:
             break
-        messages.append(msgspec.msgpack.decode(bytes(buffer[start + _LENGTH_BYTES : end]), type=Message))
+        try:
+            messages.append(msgspec.msgpack.decode(bytes(buffer[start + _LENGTH_BYTES : end]), type=Message))
+        except (ValueError, RecursionError) as error:
+            raise Outage("failed", f"no message from the device's process: {error}") from error
         start = end
     del buffer[:start]
     return messages

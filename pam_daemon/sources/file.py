@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,9 @@ SUFFIXES = (
     *(".aif", ".aifc", ".aiff", ".au", ".bwf", ".caf", ".flac", ".mp3"),
     *(".oga", ".ogg", ".opus", ".rf64", ".snd", ".w64", ".wav", ".wave"),
 )
-_UNKNOWN_FRAMES = 2**62  # libsndfile reports SF_COUNT_MAX for a FLAC whose total was never filled in
+# A header that promises more was never filled in (libsndfile reports SF_COUNT_MAX for a FLAC's) or is damaged: what it
+# lacks would be gap records by the million.
+_LONGEST_S = 100 * 86_400
 _COUNTING_BLOCK = 1 << 16
 
 
@@ -53,8 +56,8 @@ class Recording:
 
     @property
     def name(self) -> str:
-        """The first file's path."""
-        return str(self.files[0].path)
+        """The first file's path; what is not text in it is escaped, as it goes into records."""
+        return os.fsencode(self.files[0].path).decode(errors="backslashreplace")
 
     @property
     def state(self) -> str:
@@ -138,13 +141,16 @@ def find_files(patterns: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        path = Path(pattern)
-        # Path.glob takes no absolute pattern.
-        names = [pattern] if path.exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
-        matches = [Path(name) for name in names]
-        files = [file for match in matches for file in (_files_in(match) if match.is_dir() else [match])]
+        try:
+            files = _matching(pattern)
+        except OSError as error:  # a directory that may not be read, a name too long
+            raise SourceError(f"{pattern}: {error.strerror}; check the path and its permissions") from error
         if not files:
-            reason = "no sound file in this directory" if path.is_dir() else "no such file, nor does a pattern match"
+            reason = (
+                "no sound file in this directory"
+                if Path(pattern).is_dir()
+                else "no such file, nor does a pattern match"
+            )
             raise SourceError(f"{pattern}: {reason}; give sound files, directories that hold some, or patterns")
         found.update(dict.fromkeys(files))
     return list(found)
@@ -172,6 +178,13 @@ def recordings(paths: Sequence[Path], *, min_rate_hz: float, start: datetime | N
             "replay them one by one"
         )
     return [Recording(tuple(group), _start(group[0], start)) for group in groups]
+
+
+def _matching(pattern: str) -> list[Path]:
+    # Path.glob takes no absolute pattern.
+    names = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
+    matches = [Path(name) for name in names]
+    return [file for match in matches for file in (_files_in(match) if match.is_dir() else [match])]
 
 
 def _files_in(directory: Path) -> list[Path]:
@@ -205,7 +218,7 @@ def _inspect(path: Path, min_rate_hz: float) -> SoundFile:
                 f"{HIGHEST_RATE_HZ} Hz; give another recording or a model for this rate"
             )
         samples = promise_of(path).frames or sound.frames
-        if samples >= _UNKNOWN_FRAMES:
+        if samples > _LONGEST_S * rate_hz:
             samples = _count(sound)
         if samples == 0:
             raise SourceError(f"{path}: holds no samples; leave it out or record it again")
@@ -234,7 +247,7 @@ def _opened(path: Path) -> Iterator[_Sound]:
         if path.stat().st_size == 0:
             raise SourceError(f"{path}: is empty (0 bytes); leave it out or copy it again")
         mend = promise_of(path).mend
-        with path.open("rb") as file, _Sound(Mended(file, *mend) if mend else str(path)) as sound:
+        with path.open("rb") as file, _Sound(Mended(file, *mend) if mend else file.fileno(), closefd=False) as sound:
             yield sound
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}; check the path and its permissions") from error

@@ -19,13 +19,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from pam_daemon.errors import TableError
+from pam_daemon.errors import EndpointError, TableError
 from pam_daemon.model import Model
 from pam_daemon.records import Wire
 from pam_daemon.sources.file import Recording
 from pam_daemon.subscribe import HEARTBEATS_MISSED, Subscriber
 from pam_daemon.tools.doctor.case import VERDICTS, Result, Verdict
 from pam_daemon.tools.tables import Selection, write_raven
+
+# What comes of fields that are missing, or hold something else: another version's, or another program's.
+_UNFAMILIAR = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 class Heard(Protocol):
@@ -123,8 +126,19 @@ def card_lines(model: Model) -> Iterator[str]:
     )
 
 
-def state_lines(state: Wire) -> Iterator[str]:
-    """A running daemon's state, a line a matter."""
+def state_lines(state: Wire) -> list[str]:
+    """A running daemon's state, a line a matter.
+
+    Raises:
+        EndpointError: it is not as this pamd knows it.
+    """
+    try:
+        return list(_state_lines(state))
+    except _UNFAMILIAR as error:
+        raise EndpointError(f"the daemon's answer is not this version's ({error!r}); --json prints it whole") from error
+
+
+def _state_lines(state: Wire) -> Iterator[str]:
     status, last = state["status"], state["last_detection"]
     yield f"{status['station']}: pamd {status['version']}, listening since {status['started_utc'][:19]}Z"
     yield f"model {status['model']['name']} on {status['provider']}"
@@ -230,7 +244,14 @@ def print_json(wire: Wire) -> None:
 
 
 def readable(wire: Wire) -> str:
-    """A record in one line."""
+    """A record in one line; as JSON where it is not as this pamd knows it."""
+    try:
+        return _readable(wire)
+    except _UNFAMILIAR:
+        return msgspec.json.encode(wire).decode()
+
+
+def _readable(wire: Wire) -> str:
     head = f"{wire['time_utc'][:19]}Z {wire['station']}/{wire['stream']} {wire['kind']}"
     match wire["kind"]:
         case "detection":

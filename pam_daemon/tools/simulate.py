@@ -221,6 +221,8 @@ def _check(minutes: float, calls: int, seed: int, sample_rate_hz: int) -> None:
         raise ConfigError(f"calls {calls}: choose 0 or more")
     if not 0 < minutes * 60 * sample_rate_hz * 2 < AIFF_MAX_BYTES:
         raise ConfigError(f"minutes {minutes:g}: an AIFF holds more than 0 and at most 4 GB of sound: choose another")
+    if minutes * 60 <= SPACING_S:
+        raise ConfigError(f"minutes {minutes:g}: a sea is longer than {SPACING_S:g} s: choose more")
     fitting = int((minutes * 60 - SPACING_S) / (CALL_MAX_S + sounds.ECHO_S + SPACING_S))
     if calls > max(fitting, 0):
         raise ConfigError(f"calls {calls}: at most {max(fitting, 0)} fit into {minutes:g} minutes: ask for fewer")

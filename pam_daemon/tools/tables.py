@@ -74,7 +74,8 @@ def write_raven(path: Path, selections: Sequence[Selection]) -> None:
     lines += ["\t".join(_plain(row.get(name, "")) for name in header) for row in rows]
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+        # A file's name need not be text: it is written as it is.
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape", newline="\n")
         part.replace(path)
     except OSError as error:
         raise TableError(f"{path}: cannot be written ({error.strerror}): choose another place") from error
