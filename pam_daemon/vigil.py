@@ -87,7 +87,8 @@ class Vigil:
 
     def recovery(self, waiting: bool) -> None:
         """Whether records wait for recovery that does not answer."""
-        self._waits_ns = (self._waits_ns or self._clock.monotonic_ns()) if waiting else None
+        if not waiting or self._waits_ns is None:
+            self._waits_ns = self._clock.monotonic_ns() if waiting else None
 
     def changes(self) -> list[str]:
         """Who has become deaf, and who hears again, since this was last asked: a line each.
