@@ -30,7 +30,7 @@ def main(order: str, endpoint: str, path: Path) -> None:
     with closing(Bell()) as bell, closing(Journal(staged, [bell])) as shown, closing(Journal(path)) as kept:
         publisher = Publisher(
             endpoint,
-            staged,
+            partial(Journal, staged),
             0,
             bell,
             status=partial(heartbeat, shown.log),
