@@ -24,7 +24,7 @@ from pam_daemon.journal import Journal
 from pam_daemon.records import Wire
 
 PAMD = [sys.executable, "-m", "pam_daemon"]
-CHANNELS, SECONDS, RATE_HZ, HOP_S = 8, 240, 2000, 0.1
+CHANNELS, SECONDS, RATE_HZ, HOP_S = 8, 100, 2000, 0.1
 PATIENCE_S = 120.0
 
 
@@ -139,7 +139,7 @@ def besiege(directory: Path, loud: Path, toy: Path, rounds: int, seed: int) -> N
     daemon = replay(loud, toy, path, "--endpoint", endpoint, "--linger", "600")
     with Siege(daemon, endpoint, path, seed) as siege:
         for _ in range(rounds):
-            siege.round(["daemon", "listener"], longest_s=2.5)
+            siege.round(["daemon", "listener"], longest_s=1.5)
         siege.finish()
     records = whole(path)
     assert len(records) > CHANNELS * SECONDS

@@ -117,11 +117,10 @@ def test_a_hole_that_cannot_be_filled_is_told(house: House, lossy: Lossy) -> Non
 
 def test_numbers_that_were_never_given_are_no_loss(house: House, lossy: Lossy) -> None:
     """`prev_seq` alone tells losses: after a crash numbers may be left out."""
-    house.journal.append([event(1)])
+    house.journal.append([event(1), event(2)])
     with closing(sqlite3.connect(house.journal.path)) as db:
-        db.execute("update sqlite_sequence set seq = 1000 where name = 'record'")
+        db.execute("update record set seq = 1001 where seq = 2")
         db.commit()
-    house.journal.append([event(2)])
     lossy.send(house.journal.since(0))
     assert lossy.taken(2) == [1, 1001]
     assert counted(lossy.subscriber) == (0, 0)
