@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -18,6 +21,7 @@ from test_publish import ANY_PORT, PATIENCE_MS, House, heartbeat, listen, number
 
 from pam_daemon.clock import NS_PER_S
 from pam_daemon.errors import EndpointError, ListenError
+from pam_daemon.journal import Journal
 from pam_daemon.records import Wire
 from pam_daemon.subscribe import Subscriber
 
@@ -210,17 +214,21 @@ def test_a_publisher_that_restarts(tmp_path: Path, exits: ExitStack, replaced: b
     """At the same endpoint, with its journal or a new one: what was committed meanwhile comes, nothing is lost."""
     first = House(tmp_path / "journal", exits)
     subscriber = listen(first.publisher.endpoint, exits)
+
+    def taken(count: int) -> list[int]:
+        return [wire["data"]["number"] for wire in take(subscriber, count)]
+
     first.journal.append([event(n) for n in range(3)])
-    assert numbers(take(subscriber, 3)) == [1, 2, 3]
+    assert taken(3) == [0, 1, 2]
     first.end()
     path = tmp_path / ("another" if replaced else "journal")
-    with closing(type(first.journal)(path)) as journal:
+    with closing(Journal(path)) as journal:
         journal.append([event(n) for n in range(3, 5)])
         after = journal.ends()[1] or 0
     second = House(path, exits, after=after, endpoint=first.publisher.endpoint)
-    assert numbers(take(subscriber, 2)) == ([1, 2] if replaced else [4, 5])
+    assert taken(2) == [3, 4]
     second.journal.append([event(n) for n in range(5, 7)])
-    assert numbers(take(subscriber, 2)) == ([3, 4] if replaced else [6, 7])
+    assert taken(2) == [5, 6]
     assert counted(subscriber) == (2, 0)
 
 
@@ -390,3 +398,26 @@ def test_records_wait_for_recovery_with_a_state_file(house: House, exits: ExitSt
     assert lossy.taken(3) == [2, 3, 4]
     assert not lossy.subscriber.waiting
     assert counted(lossy.subscriber) == (3, 0)
+
+
+# The documentation.
+
+EXAMPLES = (Path(__file__).parent.parent / "docs" / "subscribing.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_examples_in_python_get_every_record(house: House, tmp_path: Path, number: int) -> None:
+    """As they stand in docs/subscribing.md, but for the port: records from before they came, and those that come."""
+    kind: Any = "detection"
+    house.journal.append([event(n, kind=kind) for n in range(2500)])
+    code = re.findall(r"```python\n(.*?)```", EXAMPLES, re.DOTALL)[number]
+    assert "5556" in code
+    script = tmp_path / "example.py"
+    script.write_text(code.replace("5556", str(house.publisher.recovery_port - 1)), encoding="utf-8")
+    with subprocess.Popen([sys.executable, "-u", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2500)]
+        house.journal.append([event(2500, kind=kind)])
+        lines.append(process.stdout.readline())
+        process.kill()
+    assert [line.split()[:2] for line in lines] == [[str(seq), "detection"] for seq in range(1, 2502)]
