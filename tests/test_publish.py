@@ -168,7 +168,8 @@ def test_two_frames_topic_and_one_object(house: House, context: zmq.Context[zmq.
 
 def test_a_late_joiner_gets_a_status_and_what_comes_from_then_on(house: House, exits: ExitStack) -> None:
     house.journal.append([event(1), event(2)])
-    early = listen(house.publisher.endpoint, exits)
+    early = exits.enter_context(Subscriber(house.publisher.endpoint))
+    assert house.publisher.subscribed.wait(60)
     house.journal.append([event(3)])
     while take(early, 1)[0]["seq"] != 3:
         pass  # 1 and 2 may have come before it, or gone out before it was there
