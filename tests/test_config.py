@@ -11,11 +11,12 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from pam_daemon.config import Config, Device, commented_yaml, load_config
+from pam_daemon.config import Config, Device, Mqtt, Pgalm, Webhook, commented_yaml, load_config
 from pam_daemon.errors import ConfigError
 
 SHIPPED = REPOSITORY / "configs" / "pamd.yaml"
 SHA = "0" * 64
+BRIDGES = (Mqtt, Webhook, Pgalm)
 
 
 def write(path: Path, text: str) -> Path:
@@ -55,10 +56,9 @@ def test_every_key_is_printed_with_a_description_and_loads_as_its_default() -> N
     }
     assert named == keys(Config)
     assert load_config(SHIPPED) == Config() == load_config(None)
-    lines = [line for line in commented_yaml().splitlines() if re.match(r"#? +\w+:", line)]
-    assert (
-        len(lines) == len(keys(Config)) - 1 + len(msgspec.structs.fields(Device)) - 1
-    )  # devices: [], and its first key
+    lines = [line for line in commented_yaml().splitlines() if re.match(r"#? +(- )?\w+:", line)]
+    listed = len(msgspec.structs.fields(Device)) + sum(1 + len(msgspec.structs.fields(kind)) for kind in BRIDGES)
+    assert len(lines) == len(keys(Config) - {"devices", "bridges"}) + listed
     assert [line for line in lines if not re.search(r"# \w", line)] == []
 
 
@@ -71,9 +71,22 @@ def test_each_default_can_be_set_to_itself() -> None:
 
 
 def test_the_example_of_a_device_works_without_its_comment_signs(tmp_path: Path) -> None:
-    text = commented_yaml().replace("devices: []", "devices:")
-    text = "\n".join(re.sub(r"^#( +(- )?(device|name|channels):)", r" \1", line) for line in text.splitlines())
-    assert load_config(write(tmp_path / "c.yaml", text)).devices == (Device("hw:1"),)
+    config = load_config(write(tmp_path / "c.yaml", uncommented("devices")))
+    assert config.devices == (Device("hw:1"),)
+
+
+def test_the_examples_of_bridges_work_without_their_comment_signs(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path / "c.yaml", uncommented("bridges")))
+    assert [type(bridge) for bridge in config.bridges] == list(BRIDGES)
+    assert config.bridges[0] == Mqtt("broker", "broker.example")
+
+
+def uncommented(section: str) -> str:
+    """The printed configuration with the examples of a section in it."""
+    before, head, after = commented_yaml().partition(f"{section}: []\n")
+    examples, gap, rest = after.partition("\n\n")
+    lines = [line.removeprefix("#") for line in examples.splitlines()]
+    return before + head.replace(" []", "") + "\n".join(lines) + gap + rest
 
 
 def test_settings_come_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
