@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -20,8 +18,10 @@ import structlog
 from pam_daemon.clock import SystemClock
 from pam_daemon.config import DEFAULT_ENDPOINT, Config, Device, Provider, commented_yaml, load_config
 from pam_daemon.errors import ConfigError, PamdError, SourceError
+from pam_daemon.records import Kind, Mode
 
 PATH = click.Path(path_type=Path)
+DEAF_CODE = 4  # of `listen --fail-when-deaf`
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -265,14 +265,56 @@ def status(station: str, as_json: bool) -> None:
 @cli.command()
 @click.argument("endpoint", default=DEFAULT_ENDPOINT)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, as where stdout is a pipe.")
-def listen(endpoint: str, as_json: bool) -> None:
-    """Print records as they come from ENDPOINT, until SIGTERM or SIGINT."""
+@click.option("--state", type=PATH, help="Keep the place in this file: a restart carries on, and nothing is left out.")
+@click.option("--from", "begin", type=click.Choice(["now", "beginning"]), help="Of a log that --state does not know.")
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(get_args(Kind)), help="These alone; may be repeated.")
+@click.option("--station", "stations", multiple=True, help="These alone; may be repeated.")
+@click.option("--label", "labels", multiple=True, help="Detections and alerts of this label; may be repeated.")
+@click.option(
+    "--mode", "modes", multiple=True, type=click.Choice(get_args(Mode)), help="These alone; with --exec live ones."
+)
+@click.option("--min-score", type=click.FloatRange(0, 1), help="Detections of this score at least, alerts with one.")
+@click.option("--exec", "command", metavar="CMD", help="Run CMD for each alert (or --kind), the record on its stdin.")
+@click.option("--exec-timeout", type=click.FloatRange(0.1, 3600), default=30.0, show_default=True, help="Seconds.")
+@click.option("--fail-when-deaf", is_flag=True, help=f"End with exit code {DEAF_CODE} when the station is deaf.")
+def listen(
+    endpoint: str,
+    as_json: bool,
+    state: Path | None,
+    begin: str | None,
+    kinds: tuple[Kind, ...],
+    stations: tuple[str, ...],
+    labels: tuple[str, ...],
+    modes: tuple[Mode, ...],
+    min_score: float | None,
+    command: str | None,
+    exec_timeout: float,
+    fail_when_deaf: bool,
+) -> None:
+    """Print records as they come from ENDPOINT, or run a command with each, until SIGTERM or SIGINT."""
     from pam_daemon.subscribe import Subscriber
-    from pam_daemon.tools.console import print_records
+    from pam_daemon.tools.listen import Choice, Command, printed
+    from pam_daemon.tools.listen import listen as hand_on_records
+    from pam_daemon.vigil import Vigil
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt), Subscriber(endpoint) as subscriber:
-        print_records(subscriber, as_json=as_json or not sys.stdout.isatty())
+    clock = SystemClock()
+    hand_on = printed(as_json=as_json or not sys.stdout.isatty())
+    if command is not None:
+        kinds, modes = kinds or ("alert",), modes or ("live",)
+        hand_on = Command(command, exec_timeout).run
+    with Subscriber(
+        endpoint,
+        kinds=kinds or None,
+        stations=stations or None,
+        state=state,
+        from_beginning=None if begin is None else begin == "beginning",
+        save_every_s=0.5 if command is None else 0.0,
+        clock=clock,
+    ) as subscriber:
+        choice = Choice(kinds, stations, labels, modes, min_score)
+        deaf = hand_on_records(subscriber, choice, hand_on, Vigil(endpoint, clock), fail_when_deaf=fail_when_deaf)
+    if deaf:
+        raise click.exceptions.Exit(DEAF_CODE)
 
 
 @cli.command()

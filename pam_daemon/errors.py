@@ -36,6 +36,10 @@ class EndpointError(PamdError):
     """A ZeroMQ endpoint that cannot be bound or reached."""
 
 
+class ListenError(PamdError):
+    """A subscriber's place that cannot be kept, or what it cannot hand on to."""
+
+
 class RecordError(PamdError):
     """Recordings or clips that cannot be written."""
 

@@ -84,7 +84,6 @@ class Publisher:
         journal = self._open_journal()
         try:
             self._serve(journal, stop, until_ns=None)
-            self._send_records(journal)
             self._send_status(journal)
             self._serve(journal, threading.Event(), until_ns=self._clock.monotonic_ns() + self._linger_ns)
         finally:
@@ -144,7 +143,9 @@ class Publisher:
             self._sent = records[-1]["seq"]
 
     def _send_status(self, journal: Journal) -> None:
-        self._send(self._status(self.recovery_port, journal.ends()[1]).wire())
+        """After all that its `last_seq` covers: a subscriber that has less than that has missed something."""
+        self._send_records(journal)
+        self._send(self._status(self.recovery_port, self._sent or None).wire())
 
     def _send(self, wire: Wire) -> None:
         self._records.send_multipart([topic(wire), msgspec.json.encode(wire)])

@@ -222,6 +222,7 @@ class _Head(msgspec.Struct, frozen=True):
     log: str | None = None
     seq: Seq | None = None
     prev_seq: Seq | None = None
+    last_seq: Seq | None = None
     recovery: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
     every_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -27,9 +26,9 @@ PATIENCE_MS = 60_000
 ANY_PORT = "tcp://127.0.0.1:*"
 
 
-def heartbeat(recovery: int, last_seq: int | None) -> Record:
+def heartbeat(log: str, recovery: int, last_seq: int | None) -> Record:
     body = Status(
-        log="log",
+        log=log,
         last_seq=last_seq,
         every_s=10.0,
         recovery=recovery,
@@ -49,16 +48,18 @@ def heartbeat(recovery: int, last_seq: int | None) -> Record:
 class House:
     """A journal and a publisher on its own thread; its clock stands still unless moved."""
 
-    def __init__(self, path: Path, exits: ExitStack, *, after: int = 0, linger_s: float = 0.0) -> None:
+    def __init__(
+        self, path: Path, exits: ExitStack, *, after: int = 0, linger_s: float = 0.0, endpoint: str = ANY_PORT
+    ) -> None:
         self.clock = FakeClock()
         self.bell = exits.enter_context(closing(Bell()))
         self.journal = exits.enter_context(closing(Journal(path, [self.bell])))
         self.publisher = Publisher(
-            ANY_PORT,
+            endpoint,
             partial(Journal, path),
             after,
             self.bell,
-            status=heartbeat,
+            status=partial(heartbeat, self.journal.log),
             every_s=0.02,
             linger_s=linger_s,
             clock=self.clock,
@@ -167,7 +168,8 @@ def test_two_frames_topic_and_one_object(house: House, context: zmq.Context[zmq.
 
 def test_a_late_joiner_gets_a_status_and_what_comes_from_then_on(house: House, exits: ExitStack) -> None:
     house.journal.append([event(1), event(2)])
-    early = listen(house.publisher.endpoint, exits)
+    early = exits.enter_context(Subscriber(house.publisher.endpoint))
+    assert house.publisher.subscribed.wait(60)
     house.journal.append([event(3)])
     while take(early, 1)[0]["seq"] != 3:
         pass  # 1 and 2 may have come before it, or gone out before it was there
@@ -324,7 +326,7 @@ def publisher(endpoint: str, tmp_path: Path, bell: Bell) -> Publisher:
         partial(Journal, tmp_path / "unused"),
         0,
         bell,
-        status=heartbeat,
+        status=partial(heartbeat, "log"),
         every_s=10.0,
         linger_s=0.0,
         clock=FakeClock(),
@@ -362,123 +364,3 @@ def test_endpoints_that_cannot_be_bound(endpoint: str, tmp_path: Path, house: Ho
 )
 def test_endpoints_that_cannot_be_listened_to(endpoint: str) -> None:
     assert "tcp://HOST:PORT" in one_line(lambda: Subscriber(endpoint))
-
-
-class Lossy:
-    """Passes on to a subscriber what a test chooses, as if the rest had been lost; recovery is the real one."""
-
-    def __init__(self, house: House, context: zmq.Context[zmq.Socket[bytes]], exits: ExitStack) -> None:
-        self.socket = exits.enter_context(context.socket(zmq.XPUB))
-        self.socket.bind(ANY_PORT)
-        self.subscriber = exits.enter_context(Subscriber(self.socket.getsockopt_string(zmq.LAST_ENDPOINT)))
-        assert self.socket.poll(PATIENCE_MS)
-        assert self.socket.recv() == b"\x01"
-        self.send([heartbeat(house.publisher.recovery_port, None).wire()])
-
-    def send(self, wires: Sequence[Wire]) -> None:
-        for wire in wires:
-            self.socket.send_multipart([b"any", msgspec.json.encode(wire)])
-
-
-@pytest.fixture
-def lossy(house: House, context: zmq.Context[zmq.Socket[bytes]], exits: ExitStack) -> Lossy:
-    return Lossy(house, context, exits)
-
-
-def test_a_hole_is_filled_before_the_record_that_showed_it(house: House, lossy: Lossy) -> None:
-    """Two streams of two stations in one log: only the topic with the hole is asked for, each record comes once."""
-    house.journal.append([event(n, stream=f"ch{n % 2}", station=("north", "south")[n // 2 % 2]) for n in range(3000)])
-    wires = house.journal.since(0, limit=3000)
-    lost = {*range(100, 2900)} - {1002}
-    lossy.send([wire for number, wire in enumerate(wires) if number not in lost])
-    received = take(lossy.subscriber, 3000)
-    assert sorted(numbers(received)) == list(range(1, 3001))
-    for topic in {(wire["station"], wire["stream"]) for wire in wires}:
-        own = [wire for wire in wires if (wire["station"], wire["stream"]) == topic]
-        assert [wire for wire in received if (wire["station"], wire["stream"]) == topic] == own
-    assert lossy.subscriber.lost_records == 0
-
-
-def test_duplicates_are_dropped(house: House, lossy: Lossy) -> None:
-    house.journal.append([event(n) for n in range(4)])
-    first, second, third, fourth = house.journal.since(0)
-    lossy.send([first, second, first, second, third, third, fourth])
-    assert numbers(take(lossy.subscriber, 4)) == [1, 2, 3, 4]
-
-
-def test_a_hole_that_cannot_be_filled_is_told(house: House, lossy: Lossy) -> None:
-    house.journal.append([event(n) for n in range(6)])
-    wires = house.journal.since(0)
-    with closing(sqlite3.connect(house.journal.path)) as db:
-        db.execute("delete from record where seq in (2, 3, 4)")
-        db.commit()
-    lossy.send([wires[0], wires[4], wires[5]])
-    assert numbers(take(lossy.subscriber, 3)) == [1, 5, 6]
-    assert lossy.subscriber.lost_records == 1
-
-
-def test_a_late_joiner_does_not_ask_for_what_was_before_it(house: House, lossy: Lossy) -> None:
-    house.journal.append([event(n) for n in range(6)])
-    lossy.send(house.journal.since(3))
-    assert numbers(take(lossy.subscriber, 3)) == [4, 5, 6]
-    assert lossy.subscriber.lost_records == 0
-
-
-def test_a_new_log_is_recovered_from_its_beginning(house: House, lossy: Lossy) -> None:
-    """The station's journal was replaced while we listened: nothing of the new one may be missed."""
-    before = event(9).wire() | {"log": "the old one", "seq": 9, "prev_seq": 8, "durable": True}
-    house.journal.append([event(n) for n in range(5)])
-    lossy.send([before, house.journal.since(3)[0]])
-    assert numbers(take(lossy.subscriber, 5)) == [9, 1, 2, 3, 4]
-
-
-def test_kinds_and_fields_of_the_future_pass_through(lossy: Lossy) -> None:
-    future = {"kind": "song", "station": "pamd", "stream": "ch1", "seq": None, "verses": 3}
-    lossy.send([future])
-    assert take(lossy.subscriber, 1) == [future]
-
-
-GARBLED: list[list[bytes]] = [
-    [b"event/pamd/ch1", b"no JSON"],
-    [b"event/pamd/ch1", b"[1, 2]"],
-    [b"event/pamd/ch1", b"\xff\xfe"],
-    [b"event/pamd/ch1", b"[" * 5000],
-    [b"event/pamd/ch1", b'{"kind": "event"}'],
-    [b"event/pamd/ch1", b'{"kind": "event", "station": 1, "stream": "ch1"}'],
-    [b"status/pamd/_", b'{"kind": "status", "station": "pamd", "stream": "_", "recovery": 99999}'],
-    [b"event/pamd/ch1", b'{"kind": "event", "station": "pamd", "stream": "ch1", "seq": 5, "prev_seq": 7}'],
-    [b"one frame"],
-    [b"a", b"b", b"c"],
-]
-
-
-@pytest.mark.parametrize("frames", GARBLED, ids=range(len(GARBLED)))
-def test_what_is_no_record_is_passed_over_and_counted(house: House, lossy: Lossy, frames: list[bytes]) -> None:
-    """Who listens for whales does not end because of one garbled message."""
-    house.journal.append([event(1)])
-    lossy.socket.send_multipart(frames)
-    lossy.send(house.journal.since(0))
-    assert numbers(take(lossy.subscriber, 1)) == [1]
-    assert lossy.subscriber.unreadable_messages == 1
-
-
-def test_answers_that_bring_nothing_new_end_the_recovery(
-    house: House, lossy: Lossy, context: zmq.Context[zmq.Socket[bytes]]
-) -> None:
-    """A publisher that answers with what was asked from on, for ever, does not hold its subscriber."""
-    house.journal.append([event(n) for n in range(6)])
-    wires = house.journal.since(0)
-    answer = msgspec.json.encode({"log": house.journal.log, "records": [wires[0]]})
-    with context.socket(zmq.ROUTER) as liar:
-        port = liar.bind_to_random_port("tcp://127.0.0.1")
-        lossy.send([heartbeat(port, None).wire(), wires[0], wires[4]])
-
-        def lie() -> None:
-            route, _ = liar.recv_multipart()
-            liar.send_multipart([route, answer])
-
-        lying = threading.Thread(target=lie)
-        lying.start()
-        assert numbers(take(lossy.subscriber, 2)) == [1, 5]
-        lying.join()
-    assert lossy.subscriber.lost_records == 1

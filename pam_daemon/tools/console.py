@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ from pam_daemon.errors import EndpointError, TableError
 from pam_daemon.model import Model
 from pam_daemon.records import Wire
 from pam_daemon.sources.file import Recording
-from pam_daemon.subscribe import HEARTBEATS_MISSED, Subscriber
 from pam_daemon.tools.doctor.case import VERDICTS, Result, Verdict
 from pam_daemon.tools.tables import Selection, write_raven
 
@@ -218,25 +216,6 @@ def silenced() -> Iterator[None]:
         os.close(kept)
 
 
-def print_records(subscriber: Subscriber, *, as_json: bool) -> None:
-    """Records as they come; a heartbeat that stops is said on stderr."""
-    every_s, heard_s, deaf = None, time.monotonic(), False
-    while True:
-        for wire in subscriber.records(timeout_s=1.0):
-            if deaf:
-                print(f"{subscriber.endpoint}: hears again", file=sys.stderr, flush=True)
-            heard_s, deaf = time.monotonic(), False
-            every_s = wire.get("every_s", every_s)
-            if as_json:
-                print_json(wire)
-            elif wire["kind"] != "status":
-                print(readable(wire), flush=True)
-        silent_s = time.monotonic() - heard_s
-        if every_s is not None and silent_s > HEARTBEATS_MISSED * every_s and not deaf:
-            deaf = True
-            print(f"{subscriber.endpoint}: DEAF: no heartbeat for {silent_s:.0f} s", file=sys.stderr, flush=True)
-
-
 def print_json(wire: Wire) -> None:
     """One record a line, at once."""
     sys.stdout.buffer.write(msgspec.json.encode(wire) + b"\n")
@@ -252,10 +231,14 @@ def readable(wire: Wire) -> str:
 
 
 def _readable(wire: Wire) -> str:
-    head = f"{wire['time_utc'][:19]}Z {wire['station']}/{wire['stream']} {wire['kind']}"
+    drill = "DRILL " if wire["mode"] == "drill" else ""
+    head = f"{wire['time_utc'][:19]}Z {drill}{wire['station']}/{wire['stream']} {wire['kind']}"
     match wire["kind"]:
         case "detection":
             return f"{head} {wire['label']} {wire['score']:.2f} at {_at(wire, 'peak')}"
+        case "alert":
+            calls = f"{wire['count']} {wire['label']} in {wire['window_s']:g} s"
+            return f"{head} {wire['state']}: {wire['level']}, {calls} ({wire['rule']})"
         case "gap":
             return f"{head} {wire['term']} {wire['reason']} {wire['duration_s']:g} s from {_at(wire, 'start')}"
         case "effort":

@@ -17,6 +17,7 @@ import latency
 import processes
 import streams
 import throughput
+import wire
 from common import Bench
 
 from pam_daemon.errors import ModelError
@@ -29,6 +30,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "latency": latency.measure,
     "ready": streams.measure_ready,
     "live": streams.measure,
+    "wire": wire.measure,
 }
 
 

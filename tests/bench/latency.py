@@ -67,7 +67,7 @@ def _arrival(wire: Wire, at_s: float, window_s: float) -> Arrival:
 
 def _replay(path: Path, bench: Bench) -> tuple[float, list[tuple[Wire, float]]]:
     """When stream time 0 was on this process's clock, and the detections with the time of their coming."""
-    port = _free_port()
+    port = free_port()
     endpoint = f"tcp://127.0.0.1:{port}"
     options = ("--speed", "realtime", "--hop", str(HOP_S), "--endpoint", endpoint, "--linger", "0")
     command = (*PAMD, "replay", str(path), "--model", str(bench.model.path), *options)
@@ -113,7 +113,7 @@ def _stream_zero_s(recovery_port: int, probe_s: float = 4.0) -> float:
     return earliest_s
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that is free, and the next one too."""
     while True:
         with socket.socket() as first, socket.socket() as second:

@@ -271,7 +271,7 @@ def publications(directory: Path) -> Iterator[Reader]:
         answering = threading.Thread(target=_answer, args=(recovery, replies, stop), daemon=True)
         answering.start()
         subscriber = exits.enter_context(Subscriber(f"tcp://127.0.0.1:{port}"))
-        good: Wire = {**heartbeat(port + 1, None).wire(), "version": "good"}
+        good: Wire = {**heartbeat("log", port + 1, None).wire(), "version": "good"}
         _await_connection(records, subscriber, good)
         number = 0
 
