@@ -25,6 +25,10 @@ class EndpointError(PamdError):
     """A ZeroMQ endpoint that cannot be bound or reached."""
 
 
+class KeyFileError(PamdError):
+    """A CurveZMQ key that cannot be read, written or trusted."""
+
+
 class RecordError(PamdError):
     """Recordings or clips that cannot be written."""
 

@@ -23,6 +23,7 @@ from pam_daemon.control import state
 from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError
 from pam_daemon.journal import Bell, Journal
+from pam_daemon.keys import StationKeys, station_keys
 from pam_daemon.model import Model, shipped_model
 from pam_daemon.overload import Overload
 from pam_daemon.publish import Publisher
@@ -33,7 +34,7 @@ from pam_daemon.stages import Stages
 from pam_daemon.stream import Analysis, Stream
 from pam_daemon.worker import Worker
 
-RELOADED = {"model.threshold", "model.sha256"}  # keys that SIGHUP takes on
+RELOADED = {"model.threshold", "model.sha256", "publish.keys"}  # keys that SIGHUP takes on
 _SUBSCRIBER_WAIT_S = 2.0
 
 log = structlog.get_logger()
@@ -150,7 +151,8 @@ class Station:
         stop: ends the sources; the station's own where they need none before it.
 
     Raises:
-        JournalError, EndpointError: a path or an endpoint that cannot be used, before anything is heard.
+        JournalError, EndpointError, KeyFileError: a path, an endpoint or keys that cannot be used, before anything is
+            heard.
     """
 
     def __init__(
@@ -190,6 +192,7 @@ class Station:
         self._log: str | None = None
         self._places: dict[str, int] = {}  # UTC, in ns, up to which each stream was listened to before this start
         self.publisher: Publisher | None = None
+        self._keys: StationKeys | None = None
         self._exits = ExitStack()
         with ExitStack() as exits:
             self._bell = exits.enter_context(closing(Bell()))
@@ -201,6 +204,7 @@ class Station:
                     self._log, last_seq = journal.log, journal.ends()[1]
                     self._places = journal.places()
                 if endpoint is not None:
+                    self._keys = self._read_keys(setup.config)
                     self.publisher = self._bind(endpoint, journal_path, last_seq or 0, linger_s)
             self._exits = exits.pop_all()
 
@@ -208,6 +212,11 @@ class Station:
         if self.publisher is not None:
             log.info("publishing", endpoint=self.publisher.endpoint, recovery_port=self.publisher.recovery_port)
             self.crew.start("publisher", partial(self.publisher.run, self._silent))
+            if self.publisher.exposed:
+                text = f"{self.publisher.endpoint} answers everybody who reaches it, unencrypted"
+                log.warning("insecure", text=text)
+                if self._setup.analysis.mode == "live":
+                    self.tell(Event("insecure", "warning", text, {"endpoint": self.publisher.endpoint}))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -268,24 +277,41 @@ class Station:
         self._setup.model.canary()
 
     def reload(self, config: Config) -> None:
-        """Take on what may change while the station listens, the threshold; say what else needs a restart.
+        """Take on what may change while the station listens, threshold and keys; say what else needs a restart.
 
         Raises:
             ConfigError: a threshold for another model.
+            KeyFileError: keys that cannot be used.
         """
         setup = self._setup
-        changed = changes(setup.config, config)
         threshold = _settle_threshold(config.model, setup.model, setup.threshold)
+        keys = self._read_keys(config)
+        changed = changes(setup.config, config)
+        takes = RELOADED if (keys is None) == (self._keys is None) else RELOADED - {"publish.keys"}
         for stream in self.streams:
             stream.threshold = threshold
-        restart = sorted(changed.keys() - RELOADED)
-        taken = {key: list(changed[key]) for key in sorted(changed.keys() & RELOADED)}
+        restart = sorted(changed.keys() - takes)
+        taken = {key: list(changed[key]) for key in sorted(changed.keys() & takes)}
         text = f"threshold {threshold.score:g} ({threshold.source})"
+        data: Wire = {"changed": taken, "restart_needed": restart, "threshold": threshold.score}
+        if keys is not None and self._keys is not None:
+            data |= self._take_on(keys)
+            text += f"; allowed: {', '.join(data['allowed']) or 'nobody'}"
         if restart:
             text += f"; a restart is needed for {', '.join(restart)}"
         self._setup = replace(setup, config=setup.config if restart else config)
-        data = {"changed": taken, "restart_needed": restart, "threshold": threshold.score}
         self.tell(Event("reload", "warning" if restart else "info", text, data))
+
+    def _take_on(self, keys: StationKeys) -> Wire:
+        """Whose keys are allowed from now on, and whose no more."""
+        assert self._keys is not None and self.publisher is not None, "a station with keys publishes"
+        revoked = set(self._keys.subscribers.items()) - set(keys.subscribers.items())
+        self._keys = keys
+        self.publisher.take_on(keys)
+        return {"allowed": sorted(keys.subscribers), "revoked": sorted(name for name, _ in revoked)}
+
+    def _read_keys(self, config: Config) -> StationKeys | None:
+        return None if config.publish.keys is None else station_keys(Path(config.publish.keys), self.name)
 
     def keep_places(self) -> None:
         """Where every stream is, for the next start to know since when nobody listened."""
@@ -317,6 +343,8 @@ class Station:
             linger_s=linger_s,
             clock=self._setup.clock,
             moved=self.stages.add("publisher"),
+            keys=self._keys,
+            insecure=self._setup.config.publish.insecure,
         )
 
     @property

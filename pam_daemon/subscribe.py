@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import zmq
 
-from pam_daemon.errors import EndpointError
+from pam_daemon.curve import Handshakes, present
+from pam_daemon.errors import EndpointError, KeyFileError
+from pam_daemon.keys import public_key, read_pair
 from pam_daemon.publish import recovery_port, with_port
 from pam_daemon.records import Wire
 
@@ -21,17 +25,27 @@ class Subscriber:
 
     A hole that `prev_seq` shows is filled from the recovery socket before the record that showed it.
 
+    Args:
+        key: the file of this subscriber's key pair, as `pamd keys new` made it, for a station that uses keys.
+        server_key: that station's public key, or a file with it.
+
     Raises:
         EndpointError: an endpoint that cannot be used.
+        KeyFileError: a key that cannot be used, or one without the other.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, key: Path | None = None, server_key: str | None = None) -> None:
+        if (key is None) != (server_key is None):
+            raise KeyFileError("a key of one's own and the station's go together: give both --key and --server-key")
         self.endpoint = endpoint
+        self._key = None if key is None else read_pair(key)
+        self._server_key = None if server_key is None else public_key(server_key)
         self.lost_records = 0  # noticed and not to be had any more
         self._context = zmq.Context()
-        self._records = self._context.socket(zmq.SUB)
+        self._records = self._socket(zmq.SUB)
         self._records.setsockopt(zmq.RCVHWM, 0)
         self._records.setsockopt_string(zmq.SUBSCRIBE, "")
+        self._handshakes = Handshakes(self._records, endpoint, self._key)
         try:
             self._records.connect(endpoint)
             self._recovery_port = recovery_port(endpoint)
@@ -52,8 +66,12 @@ class Subscriber:
         self._context.destroy(linger=0)
 
     def records(self, timeout_s: float | None = None) -> Iterator[Wire]:
-        """Records as they come, statuses too; ends when none came for `timeout_s` (None: never)."""
-        while self._records.poll(None if timeout_s is None else int(timeout_s * 1000)):
+        """Records as they come, statuses too; ends when none came for `timeout_s` (None: never).
+
+        Raises:
+            EndpointError: the station turns us away, or is none.
+        """
+        while self._await_record(timeout_s):
             _, frame = self._records.recv_multipart()
             wire: Wire = msgspec.json.decode(frame)
             if wire.get("recovery"):
@@ -62,6 +80,17 @@ class Subscriber:
                 yield wire
             else:
                 yield from self._in_order(wire)
+
+    def _await_record(self, timeout_s: float | None) -> bool:
+        poller = zmq.Poller()
+        for waker in (self._records, self._handshakes.monitor):
+            poller.register(waker, zmq.POLLIN)
+        end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while ready := dict(poller.poll(None if end_s is None else max(0, int((end_s - time.monotonic()) * 1000)))):
+            if self._records in ready:
+                return True
+            self._handshakes.judge()
+        return False
 
     def _in_order(self, wire: Wire) -> Iterator[Wire]:
         if wire["log"] != self._log:
@@ -95,7 +124,7 @@ class Subscriber:
 
     def _ask(self, request: dict[str, Any]) -> Wire:
         """One question to the recovery socket; empty when nobody answers in time."""
-        socket = self._context.socket(zmq.DEALER)
+        socket = self._socket(zmq.DEALER)
         try:
             socket.connect(with_port(self.endpoint, self._recovery_port))
             socket.send(msgspec.json.encode(request))
@@ -105,3 +134,9 @@ class Subscriber:
             return reply
         finally:
             socket.close(linger=0)
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        if self._key is not None and self._server_key is not None:
+            present(socket, self._key, self._server_key)
+        return socket

@@ -19,6 +19,7 @@ from fakes import FakeClock, event
 
 from pam_daemon.errors import EndpointError
 from pam_daemon.journal import Bell, Journal
+from pam_daemon.keys import StationKeys
 from pam_daemon.publish import Publisher
 from pam_daemon.records import STATION_WIDE, ModelName, Record, Status, Wire
 from pam_daemon.subscribe import Subscriber
@@ -46,7 +47,9 @@ def heartbeat(recovery: int, last_seq: int | None) -> Record:
 class House:
     """A journal and a publisher on its own thread; its clock stands still unless moved."""
 
-    def __init__(self, path: Path, exits: ExitStack, *, after: int = 0, linger_s: float = 0.0) -> None:
+    def __init__(
+        self, path: Path, exits: ExitStack, *, after: int = 0, linger_s: float = 0.0, keys: StationKeys | None = None
+    ) -> None:
         self.clock = FakeClock()
         self.bell = exits.enter_context(closing(Bell()))
         self.journal = exits.enter_context(closing(Journal(path, [self.bell])))
@@ -60,6 +63,7 @@ class House:
             linger_s=linger_s,
             clock=self.clock,
             moved=lambda: None,
+            keys=keys,
         )
         self.failures: list[BaseException] = []
         self._stop = threading.Event()
@@ -315,7 +319,7 @@ def one_line(make: Callable[[], object]) -> str:
     return message
 
 
-def publisher(endpoint: str, tmp_path: Path, bell: Bell) -> Publisher:
+def publisher(endpoint: str, tmp_path: Path, bell: Bell, *, insecure: bool = True) -> Publisher:
     return Publisher(
         endpoint,
         tmp_path / "unused",
@@ -326,6 +330,7 @@ def publisher(endpoint: str, tmp_path: Path, bell: Bell) -> Publisher:
         linger_s=0.0,
         clock=FakeClock(),
         moved=lambda: None,
+        insecure=insecure,
     )
 
 
