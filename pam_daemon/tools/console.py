@@ -199,7 +199,7 @@ def silenced() -> Iterator[None]:
 
 def print_records(subscriber: Subscriber, *, as_json: bool) -> None:
     """Records as they come; a heartbeat that stops is said on stderr."""
-    every_s, heard_s, deaf = None, time.monotonic(), False
+    every_s, heard_s, deaf = 10.0, time.monotonic(), False  # until a station says its own period
     while True:
         for wire in subscriber.records(timeout_s=1.0):
             if deaf:
@@ -211,7 +211,7 @@ def print_records(subscriber: Subscriber, *, as_json: bool) -> None:
             elif wire["kind"] != "status":
                 print(readable(wire), flush=True)
         silent_s = time.monotonic() - heard_s
-        if every_s is not None and silent_s > HEARTBEATS_MISSED * every_s and not deaf:
+        if silent_s > HEARTBEATS_MISSED * every_s and not deaf:
             deaf = True
             print(f"{subscriber.endpoint}: DEAF: no heartbeat for {silent_s:.0f} s", file=sys.stderr, flush=True)
 
