@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import threading
 from collections.abc import Callable
@@ -118,7 +117,6 @@ def state(status: Wire, journal: Journal, now_utc_ns: int) -> Wire:
         "missed_today_s": {reason: round(ns / NS_PER_S, 1) for reason, ns in missed_ns.items()},
         "coverage_today": round(max(0.0, 1 - sum(missed_ns.values()) / streams_ns), 4),
         "last_detection": next(journal.latest("detection"), None),
-        "disk_free_bytes": shutil.disk_usage(journal.path.parent).free,
     }
 
 

@@ -78,12 +78,11 @@ def replay(
     progress = Progress(sum(recording.samples / recording.sample_rate_hz for recording in recordings))
 
     def work() -> None:
-        with station.journalling():
-            for recording in recordings:
-                if station.crew.stop.is_set():
-                    break
-                on_recording(recording)
-                _replay_one(station, recording, speed, progress)
+        for recording in recordings:
+            if station.crew.stop.is_set():
+                break
+            on_recording(recording)
+            _replay_one(station, recording, speed, progress)
 
     with _signals(station.crew.stop):
         station.wait_for_subscriber()
@@ -143,7 +142,7 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
     """
     hangup = threading.Event()
     port = config.metrics.port
-    scraped = nullcontext() if port is None else metrics.serve(port, station.status, station.directory)
+    scraped = nullcontext() if port is None else metrics.serve(port, station.status)
     with _signals(station.crew.stop, hangup), scraped:
         control = Control(socket_path(station.name), station.state)
         fillers: list[tuple[str, Callable[[], None]]] = []
@@ -232,15 +231,14 @@ def _open(choice: DeviceChoice, stop: threading.Event, clock: Clock, keep_s: flo
 
 
 def _run_worker(station: Station, streams: Sequence[Stream]) -> None:
-    with station.journalling():
-        chores = [
-            Chore(EFFORT_EVERY_S, station.report_effort),
-            Chore(PLACES_EVERY_S, station.keep_places),
-            Chore(CANARY_EVERY_S, station.test_model),
-            Chore(_LOAD_EVERY_S, station.judge_load),
-        ]
-        station.analyse(streams, chores)
-        station.keep_places()
+    chores = [
+        Chore(EFFORT_EVERY_S, station.report_effort),
+        Chore(PLACES_EVERY_S, station.keep_places),
+        Chore(CANARY_EVERY_S, station.test_model),
+        Chore(_LOAD_EVERY_S, station.judge_load),
+    ]
+    station.analyse(streams, chores)
+    station.keep_places()
 
 
 def _device_name(choice: DeviceChoice) -> str:

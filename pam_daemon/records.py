@@ -162,6 +162,9 @@ class Status(msgspec.Struct, frozen=True):
     provider: str
     durable: bool | None
     streams: dict[str, StreamStatus]
+    held_records: int
+    dropped_records: int
+    disk_free_bytes: int | None
 
 
 Body = Detection | Gap | Effort | Event | Status

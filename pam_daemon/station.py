@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from pam_daemon.config import Config, ModelChoice, changes
 from pam_daemon.control import state
 from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError
+from pam_daemon.held import RETRY_EVERY_S, Held
 from pam_daemon.journal import Bell, Journal
 from pam_daemon.keys import StationKeys, station_keys
 from pam_daemon.model import Model, shipped_model
@@ -188,8 +190,8 @@ class Station:
         hop_s = analysis.hop_samples / analysis.model_rate_hz
         self._overload = Overload(load.lag_s, int((load.hop_s or hop_s) / hop_s), hop_s)
         self._told: deque[Record] = deque()  # of what is rare: changes of a state
+        self._held = Held(self.tell, clock=setup.clock)
         self._journal: Journal | None = None  # the worker's connection
-        self._log: str | None = None
         self._places: dict[str, int] = {}  # UTC, in ns, up to which each stream was listened to before this start
         self.publisher: Publisher | None = None
         self._keys: StationKeys | None = None
@@ -200,12 +202,12 @@ class Station:
                 journal_path = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="pamd-"))) / "journal"
             self._journal_path = journal_path
             if journal_path is not None:
-                with closing(Journal(journal_path)) as journal:
-                    self._log, last_seq = journal.log, journal.ends()[1]
-                    self._places = journal.places()
+                self._journal = exits.enter_context(closing(Journal(journal_path, [self._bell], self._held)))
+                self._journal.reserve()
+                self._places = self._journal.places()
                 if endpoint is not None:
                     self._keys = self._read_keys(setup.config)
-                    self.publisher = self._bind(endpoint, journal_path, last_seq or 0, linger_s)
+                    self.publisher = self._bind(endpoint, self._journal.ends()[1] or 0, linger_s)
             self._exits = exits.pop_all()
 
     def __enter__(self) -> Station:
@@ -239,8 +241,9 @@ class Station:
         """The worker's share, on the thread that calls; whatever ends it releases the capture threads."""
         self.streams = streams
         try:
-            self._worker.run(streams, chores)
+            self._worker.run(streams, [*chores, Chore(RETRY_EVERY_S, self._write_held)])
             self.report_effort()
+            self._write_held(now=True)
             self._hand_on(self._take_told())
         finally:
             for stream in streams:
@@ -318,24 +321,24 @@ class Station:
         assert self._journal is not None, "only a live station keeps its places, and it has a journal"
         self._journal.keep_places({s.name: utc_ns for s in self.streams if (utc_ns := s.decided_utc_ns) is not None})
 
-    @contextmanager
-    def journalling(self) -> Iterator[None]:
-        """The worker's own connection to the journal, while the context lasts."""
-        if self._journal_path is None:
-            yield
-            return
-        with closing(Journal(self._journal_path, [self._bell])) as self._journal:
-            yield
+    def _write_held(self, *, now: bool = False) -> None:
+        if self._journal is not None:
+            self._journal.write_held(now=now)
 
     def _hand_on(self, records: Sequence[Record]) -> None:
         stored = self._journal.append(records) if self._journal else [(record.wire(), True) for record in records]
         for wire, new in stored:
             self._on_record(wire, new)
 
-    def _bind(self, endpoint: str, journal_path: Path, after: int, linger_s: float) -> Publisher:
+    def _open_journal(self) -> Journal:
+        """A connection for another thread than the worker."""
+        assert self._journal_path is not None, "only where there is a journal"
+        return Journal(self._journal_path, held=self._held)
+
+    def _bind(self, endpoint: str, after: int, linger_s: float) -> Publisher:
         return Publisher(
             endpoint,
-            journal_path,
+            self._open_journal,
             after,
             self._bell,
             status=self._status,
@@ -347,29 +350,21 @@ class Station:
             insecure=self._setup.config.publish.insecure,
         )
 
-    @property
-    def directory(self) -> Path:
-        """Where a live station's journal is."""
-        assert self._journal_path is not None, "a live station has a journal"
-        return self._journal_path.parent
-
     def status(self) -> Wire:
         """What the heartbeat says, as its fields; on any thread."""
-        assert self._journal_path is not None, "a live station has a journal"
-        with closing(Journal(self._journal_path)) as journal:
+        with closing(self._open_journal()) as journal:
             port = self.publisher.recovery_port if self.publisher else None
             return self._status(port, journal.ends()[1]).wire()
 
     def state(self) -> Wire:
         """What `pamd status` prints, of a live station; on any thread."""
-        assert self._journal_path is not None, "a live station has a journal"
-        with closing(Journal(self._journal_path)) as journal:
+        with closing(self._open_journal()) as journal:
             return state(self.status(), journal, self.clock.utc_ns())
 
     def _status(self, recovery: int | None, last_seq: int | None) -> Record:
         factor = self._worker.real_time_factor
         body = Status(
-            log=self._log,
+            log=self._held.log,
             last_seq=last_seq,
             every_s=self._setup.config.publish.every_s,
             recovery=recovery,
@@ -377,9 +372,19 @@ class Station:
             version=version("pamd"),
             model=self._setup.model.name,
             provider=self._setup.model.provider,
-            durable=self._journal_path is not None,
+            durable=self._journal is not None and not self._held.refused,
             streams={stream.name: stream.status(factor) for stream in self.streams},
+            held_records=len(self._held),
+            dropped_records=self._held.dropped,
+            disk_free_bytes=None if self._journal_path is None else _free_bytes(self._journal_path.parent),
         )
         analysis = self._setup.analysis
         now = rfc3339(self._setup.clock.utc_ns())
         return Record("status", analysis.station, STATION_WIDE, analysis.mode, None, now, body)
+
+
+def _free_bytes(directory: Path) -> int | None:
+    """None on a disk that fails."""
+    with suppress(OSError):
+        return shutil.disk_usage(directory).free
+    return None

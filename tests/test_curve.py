@@ -24,7 +24,7 @@ from zmq.utils.monitor import recv_monitor_message
 from pam_daemon import curve
 from pam_daemon.curve import Door
 from pam_daemon.errors import EndpointError, KeyFileError
-from pam_daemon.journal import Bell
+from pam_daemon.journal import Bell, Journal
 from pam_daemon.keys import KeyPair, StationKeys, allow, new_pair, revoke, station_keys
 from pam_daemon.publish import Publisher
 from pam_daemon.subscribe import Subscriber
@@ -290,7 +290,7 @@ def test_a_proof_that_nobody_answers_fails_in_time(
 def publisher(endpoint: str, tmp_path: Path, bell: Bell, keys: StationKeys | None, *, insecure: bool) -> Publisher:
     return Publisher(
         endpoint,
-        tmp_path / "unused",
+        partial(Journal, tmp_path / "unused"),
         0,
         bell,
         status=heartbeat,

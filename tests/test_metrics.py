@@ -132,7 +132,6 @@ HEALTHY = {
     'pamd_clock_synchronised{stream="ch1"}': "1x180",
     "pamd_journal_durable": "1x180",
     "pamd_disk_free_bytes": "10e9x180",
-    "pamd_disk_size_bytes": "32e9x180",
 }
 STATE = 'pamd_source_state{stream="ch1",state="heard"}'
 UNHEARD = {'pamd_analysed_samples_total{stream="ch1"}': "0+2880000x150 432000000x30"}
@@ -166,7 +165,7 @@ FAULTS: Sequence[tuple[str, set[str], dict[str, str]]] = (
     ("late", {"PamdLag"}, {'pamd_lag_seconds{stream="ch1"}': "1x170 20x10"}),
     ("slow", {"PamdSlow"}, {'pamd_real_time_factor{stream="ch1"}': "0.2x160 0.9x20"}),
     ("refused by the disk", {"PamdNotDurable"}, {"pamd_journal_durable": "1x170 0x10"}),
-    ("nearly full", {"PamdDiskNearlyFull"}, {"pamd_disk_free_bytes": "10e9x160 1e9x20"}),
+    ("nearly full", {"PamdDiskNearlyFull"}, {"pamd_disk_free_bytes": "10e9x160 5e8x20"}),
     ("overdriven", {"PamdClipping"}, {'pamd_clipped_samples_total{stream="ch1"}': "0+28800x180"}),
     ("without NTP", {"PamdClockUnsynchronised"}, {'pamd_clock_synchronised{stream="ch1"}': "1x150 0x30"}),
 )

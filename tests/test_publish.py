@@ -40,6 +40,9 @@ def heartbeat(recovery: int, last_seq: int | None) -> Record:
         provider="cpu",
         durable=True,
         streams={},
+        held_records=0,
+        dropped_records=0,
+        disk_free_bytes=None,
     )
     return Record("status", "pamd", STATION_WIDE, "replay", None, "2026-01-01T00:00:00.000000Z", body)
 
@@ -55,7 +58,7 @@ class House:
         self.journal = exits.enter_context(closing(Journal(path, [self.bell])))
         self.publisher = Publisher(
             ANY_PORT,
-            path,
+            partial(Journal, path),
             after,
             self.bell,
             status=heartbeat,
@@ -319,10 +322,10 @@ def one_line(make: Callable[[], object]) -> str:
     return message
 
 
-def publisher(endpoint: str, tmp_path: Path, bell: Bell, *, insecure: bool = True) -> Publisher:
+def publisher(endpoint: str, tmp_path: Path, bell: Bell) -> Publisher:
     return Publisher(
         endpoint,
-        tmp_path / "unused",
+        partial(Journal, tmp_path / "unused"),
         0,
         bell,
         status=heartbeat,
@@ -330,7 +333,7 @@ def publisher(endpoint: str, tmp_path: Path, bell: Bell, *, insecure: bool = Tru
         linger_s=0.0,
         clock=FakeClock(),
         moved=lambda: None,
-        insecure=insecure,
+        insecure=True,
     )
 
 

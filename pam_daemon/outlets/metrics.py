@@ -6,10 +6,8 @@ what has no number (the level of digital silence), is left out.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -50,22 +48,14 @@ _GAUGES: tuple[tuple[str, str, Callable[[Wire], float | None]], ...] = (
 
 
 class StationCollector(Collector):
-    """Asks for a status at every scrape.
+    """Asks `status`, on the scraper's thread, for one at every scrape."""
 
-    Args:
-        status: makes one, on any thread.
-        disk: a directory on the disk that holds the journal.
-    """
-
-    def __init__(self, status: Callable[[], Wire], disk: Path) -> None:
+    def __init__(self, status: Callable[[], Wire]) -> None:
         self._status = status
-        self._disk = disk
 
     def collect(self) -> Iterator[Metric]:
-        status, disk = self._status(), shutil.disk_usage(self._disk)
+        status = self._status()
         yield from _of_station(status)
-        yield _gauge("disk_free_bytes", "Where the journal is.", [({}, disk.free)])
-        yield _gauge("disk_size_bytes", "Where the journal is.", [({}, disk.total)])
         streams: dict[str, Wire] = status["streams"]
         for name, text, value in _COUNTERS:
             yield _counter(name, text, [({"stream": of}, value(stream)) for of, stream in streams.items()])
@@ -76,7 +66,7 @@ class StationCollector(Collector):
 
 
 @contextmanager
-def serve(port: int, status: Callable[[], Wire], disk: Path) -> Iterator[None]:
+def serve(port: int, status: Callable[[], Wire]) -> Iterator[None]:
     """Answer Prometheus at http://127.0.0.1:PORT/metrics while the context lasts.
 
     Raises:
@@ -84,7 +74,7 @@ def serve(port: int, status: Callable[[], Wire], disk: Path) -> Iterator[None]:
     """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    registry.register(StationCollector(status, disk))
+    registry.register(StationCollector(status))
     try:
         server, thread = start_http_server(port, LOOPBACK, registry)
     except OSError as error:
@@ -104,6 +94,9 @@ def _of_station(status: Wire) -> Iterator[Metric]:
     started_s = parse_rfc3339(status["started_utc"]) / NS_PER_S
     yield _gauge("start_time_seconds", "Since 1970, when the daemon started.", [({}, started_s)])
     yield _gauge("journal_durable", "Whether records are on the disk.", [({}, status["durable"])])
+    yield _gauge("journal_held_records", "In memory, while the disk refuses.", [({}, status["held_records"])])
+    yield _counter("journal_dropped_records", "Held too long, and lost.", [({}, status["dropped_records"])])
+    yield _gauge("disk_free_bytes", "Where the journal is; none where it fails.", [({}, status["disk_free_bytes"])])
     yield _gauge("journal_last_seq", "Of the last record.", [({}, status["last_seq"])])
 
 

@@ -143,7 +143,11 @@ def state_lines(state: Wire) -> Iterator[str]:
     missed = ", ".join(f"{reason} {seconds:g} s" for reason, seconds in state["missed_today_s"].items())
     yield f"coverage today {state['coverage_today']:.2%}; missed: {missed or 'nothing'}"
     yield "last detection: " + (readable(last) if last else "none")
-    yield f"disk: {state['disk_free_bytes'] / 1e9:.1f} GB free"
+    free_bytes = status["disk_free_bytes"]
+    disk = "disk: fails" if free_bytes is None else f"disk: {free_bytes / 1e9:.1f} GB free"
+    if not status["durable"]:
+        disk += f", refuses the journal: {status['held_records']} records held, {status['dropped_records']} dropped"
+    yield disk
 
 
 def show_results(results: Iterable[Result], console: Console, *, as_json: bool) -> Verdict:
