@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 import platformdirs
 import zmq
@@ -83,7 +82,9 @@ def read_pair(path: Path, *, guarded: bool = False) -> KeyPair:
     try:
         secret = load_certificate(path)[1] or b""
     except OSError as error:
-        raise KeyFileError(f"{path}: cannot be read: {error.strerror}; it belongs to whom uses it") from error
+        raise KeyFileError(
+            f"{path}: cannot be read: {error.strerror}; it must belong to the user who uses it"
+        ) from error
     except ValueError:
         secret = b""
     key = _z85(secret.decode("ascii", "replace"), f"{path}: no key pair in it; `pamd keys new NAME` makes one")
@@ -113,14 +114,14 @@ def read_subscribers(directory: Path) -> Mapping[str, str]:
         KeyFileError: a file that cannot be read, that others may write, or a line that is not NAME PUBLIC_KEY.
     """
     path = directory / _SUBSCRIBERS
-    if not path.exists():
-        return MappingProxyType({})
-    _refuse_mode(path, _WRITABLE_BY_OTHERS, f"writable by others; look through it, then chmod 644 {path}")
     found: dict[str, str] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return found
     except (OSError, UnicodeDecodeError) as error:
         raise KeyFileError(f"{path}: cannot be read: {error}") from error
+    _refuse_mode(path, _WRITABLE_BY_OTHERS, f"writable by others; look through it, then chmod 644 {path}")
     for number, line in enumerate(lines, 1):
         name, _, key = line.strip().partition(" ")
         if not name or name.startswith("#"):
@@ -131,7 +132,7 @@ def read_subscribers(directory: Path) -> Mapping[str, str]:
         if name in found or key in found.values():
             raise KeyFileError(f"{place}: {name} or its key stands here twice; remove one line")
         found[name] = key
-    return MappingProxyType(found)
+    return found
 
 
 def allow(directory: Path, name: str, key: str) -> None:
@@ -176,10 +177,9 @@ def station_keys(directory: Path, station: str) -> StationKeys:
         KeyFileError: see `read_pair`, `read_subscribers`.
     """
     path = _secret_path(directory, station)
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    loaded = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nowhere")) / path.name
     # systemd gives the service's user access by an ACL, which looks like a right of the group's.
-    guarded = credentials is not None and (Path(credentials) / path.name).is_file()
-    own = read_pair(Path(str(credentials)) / path.name if guarded else path, guarded=guarded)
+    own = read_pair(loaded, guarded=True) if os.access(loaded, os.R_OK) else read_pair(path)
     return StationKeys(own, read_subscribers(directory))
 
 
@@ -207,7 +207,7 @@ def _put(path: Path, text: str, mode: int, place: Callable[[Path, Path], None]) 
                 os.fsync(number)
             place(Path(beside), path)
         except OSError as error:
-            if path.exists():
+            if isinstance(error, FileExistsError) and path.parent.is_dir():
                 raise KeyFileError(f"{path}: is there already; choose another name, or move it away") from error
             raise KeyFileError(f"{path}: cannot be written: {error.strerror}; give --dir") from error
 
