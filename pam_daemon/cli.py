@@ -314,7 +314,7 @@ def new(name: str, directory: Path | None) -> None:
     place = directory or default_directory()
     pair = new_pair(place, name)
     click.echo(pair.public)
-    click.echo(f"{name}: the secret is in {place}; to let it in, say at the station:", err=True)
+    click.echo(f"{name}: the secret is in {place}; a subscriber is let in by this, said at the station:", err=True)
     click.echo(f"  {allow_command(name, pair)}", err=True)
 
 

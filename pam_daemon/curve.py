@@ -117,7 +117,7 @@ class Handshakes:
                 if self._key is None
                 else "is --server-key that of the station, and does it use keys?"
             )
-            raise EndpointError(f"{self._endpoint}: the handshake fails: {remedy}")
+            raise EndpointError(f"{self._endpoint}: the handshake fails; {remedy}")
 
 
 def present(socket: zmq.Socket[bytes], key: KeyPair, server_key: str) -> None:
