@@ -174,6 +174,7 @@ class Station:
         self._setup = setup
         self._on_record = on_record
         self._started_utc = rfc3339(setup.clock.utc_ns())
+        self._version = version("pamd")  # of what runs, whatever is installed later
         self._changed = threading.Condition()
         self._silent = threading.Event()  # the worker is done: the publisher may end
         self.stages = Stages()
@@ -369,7 +370,7 @@ class Station:
             every_s=self._setup.config.publish.every_s,
             recovery=recovery,
             started_utc=self._started_utc,
-            version=version("pamd"),
+            version=self._version,
             model=self._setup.model.name,
             provider=self._setup.model.provider,
             durable=self._journal is not None and not self._held.refused,
