@@ -58,7 +58,7 @@ install-systemd:
 install-units:
 	install -D -m 644 systemd/pamd@.service $(DESTDIR)/etc/systemd/system/pamd@.service
 	install -D -m 644 systemd/pamd.sysusers.conf $(DESTDIR)/etc/sysusers.d/pamd.conf
-	install -D -m 644 -t $(DESTDIR)/usr/share/doc/pamd systemd/pamd-gpu.conf configs/prometheus-rules.yaml
+	install -D -m 644 -t $(DESTDIR)/usr/share/doc/pamd systemd/pamd-gpu.conf systemd/pamd-keys.conf configs/prometheus-rules.yaml
 	install -d $(DESTDIR)/usr/local/bin && ln -sf /opt/pamd/bin/pamd $(DESTDIR)/usr/local/bin/pamd
 	[ -e $(DESTDIR)/etc/pamd ] || install -d -m 755 $(DESTDIR)/etc/pamd
 

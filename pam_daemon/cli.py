@@ -40,6 +40,8 @@ def station_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--hop", "hop_s", type=float, help="Seconds between windows, instead of the model's own."),
         click.option("--station", help="Name in topics and ids."),
         click.option("--endpoint", help="Publish at tcp://HOST:PORT; recovery at PORT + 1."),
+        click.option("--keys", type=PATH, help="Encrypt, and admit whom this directory of `pamd keys` allows."),
+        click.option("--insecure", is_flag=True, help="Let anybody who reaches the endpoint in, wherever it is."),
         click.option("--journal", type=PATH, help="Keep the records in this file."),
     ):
         command = option(command)
@@ -72,11 +74,20 @@ def _load(
     station: str | None,
     endpoint: str | None,
     threshold: float | None,
+    keys: Path | None,
+    insecure: bool,
     record: Path | None = None,
 ) -> Config:
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold {threshold:g}: a score lies between 0 and 1")
-    given = {"model.path": model, "station.name": station, "publish.endpoint": endpoint, "record.directory": record}
+    given = {
+        "model.path": model,
+        "station.name": station,
+        "publish.endpoint": endpoint,
+        "publish.keys": keys,
+        "record.directory": record,
+    }
+    settings = (*settings, *(["publish.insecure=true"] if insecure else []))
     return load_config(config_path, settings, {key: str(value) for key, value in given.items() if value is not None})
 
 
@@ -103,6 +114,8 @@ def replay(
     hop_s: float | None,
     station: str | None,
     endpoint: str | None,
+    keys: Path | None,
+    insecure: bool,
     journal: Path | None,
     start: str | None,
     speed: str,
@@ -115,7 +128,7 @@ def replay(
     from pam_daemon.station import Station, set_up
     from pam_daemon.tools import console
 
-    config = _load(config_path, settings, model, station, endpoint, threshold)
+    config = _load(config_path, settings, model, station, endpoint, threshold, keys, insecure)
     pace = _speed(speed)
     setup = set_up(config, "replay", SystemClock(), threshold=threshold, hop_s=hop_s, spin=pace is None)
     found = recordings(
@@ -153,6 +166,8 @@ def run(
     hop_s: float | None,
     station: str | None,
     endpoint: str | None,
+    keys: Path | None,
+    insecure: bool,
     journal: Path | None,
     record: Path | None,
 ) -> None:
@@ -161,7 +176,7 @@ def run(
     from pam_daemon.daemon import run as run_devices
     from pam_daemon.station import Station, set_up
 
-    load = partial(_load, config_path, settings, model, station, endpoint, threshold, record)
+    load = partial(_load, config_path, settings, model, station, endpoint, threshold, keys, insecure, record)
     config = load()
     choices = _devices(devices, channels, config)
     if not choices:
@@ -196,6 +211,8 @@ def doctor(
     hop_s: float | None,
     station: str | None,
     endpoint: str | None,
+    keys: Path | None,
+    insecure: bool,
     journal: Path | None,
     seconds: float,
     as_json: bool,
@@ -209,7 +226,7 @@ def doctor(
     from pam_daemon.tools.doctor.case import Case
     from pam_daemon.tools.doctor.examination import examine
 
-    config = _load(config_path, settings, model, station, endpoint, threshold, record)
+    config = _load(config_path, settings, model, station, endpoint, threshold, keys, insecure, record)
     place = partial(journal_path, config, journal)
     with console.silenced(), console.busy(as_json) as (screen, doing):
         case = Case(config, _devices(devices, channels, config), place, threshold, hop_s, SystemClock(), seconds, doing)
@@ -277,6 +294,8 @@ def status(station: str, as_json: bool) -> None:
 @click.option("--exec", "command", metavar="CMD", help="Run CMD for each alert (or --kind), the record on its stdin.")
 @click.option("--exec-timeout", type=click.FloatRange(0.1, 3600), default=30.0, show_default=True, help="Seconds.")
 @click.option("--fail-when-deaf", is_flag=True, help=f"End with exit code {DEAF_CODE} when the station is deaf.")
+@click.option("--key", type=PATH, help="This subscriber's own, NAME.secret, for a station with keys.")
+@click.option("--server-key", help="The station's public key, or a file with it.")
 def listen(
     endpoint: str,
     as_json: bool,
@@ -290,6 +309,8 @@ def listen(
     command: str | None,
     exec_timeout: float,
     fail_when_deaf: bool,
+    key: Path | None,
+    server_key: str | None,
 ) -> None:
     """Print records as they come from ENDPOINT, or run a command with each, until SIGTERM or SIGINT."""
     from pam_daemon.subscribe import Subscriber
@@ -310,11 +331,73 @@ def listen(
         from_beginning=None if begin is None else begin == "beginning",
         save_every_s=0.5 if command is None else 0.0,
         clock=clock,
+        key=key,
+        server_key=server_key,
     ) as subscriber:
         choice = Choice(kinds, stations, labels, modes, min_score)
         deaf = hand_on_records(subscriber, choice, hand_on, Vigil(endpoint, clock), fail_when_deaf=fail_when_deaf)
     if deaf:
         raise click.exceptions.Exit(DEAF_CODE)
+
+
+@cli.group()
+def keys() -> None:
+    """Make keys, and say whose are allowed: a station's and its subscribers', for CurveZMQ."""
+
+
+def keys_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where keys are."""
+    return click.option("--dir", "directory", type=PATH, help="Of the keys, instead of the user's own.")(command)
+
+
+@keys.command()
+@click.argument("name")
+@keys_option
+def new(name: str, directory: Path | None) -> None:
+    """Make the key pair of a station or a subscriber; its public key goes to stdout."""
+    from pam_daemon.keys import allow_command, default_directory, new_pair
+
+    place = directory or default_directory()
+    pair = new_pair(place, name)
+    click.echo(pair.public)
+    click.echo(f"{name}: the secret is in {place}; a subscriber is let in by this, said at the station:", err=True)
+    click.echo(f"  {allow_command(name, pair)}", err=True)
+
+
+@keys.command()
+@click.argument("name")
+@click.argument("public_key")
+@keys_option
+def allow(name: str, public_key: str, directory: Path | None) -> None:
+    """Let the subscriber NAME in, whose PUBLIC_KEY is given as such or as a file with it."""
+    from pam_daemon import keys as files
+
+    files.allow(directory or files.default_directory(), name, files.public_key(public_key))
+    click.echo(f"{name}: allowed, from the station's next start or reload", err=True)
+
+
+@keys.command()
+@click.argument("name")
+@keys_option
+def revoke(name: str, directory: Path | None) -> None:
+    """Let the subscriber NAME in no more."""
+    from pam_daemon import keys as files
+
+    files.revoke(directory or files.default_directory(), name)
+    click.echo(f"{name}: revoked; a reload of the station (SIGHUP) ends its connections", err=True)
+
+
+@keys.command("list")
+@keys_option
+def list_keys(directory: Path | None) -> None:
+    """List the public keys: one's own, and those that are allowed."""
+    from pam_daemon.keys import default_directory, own_pairs, read_subscribers
+
+    place = directory or default_directory()
+    for name, pair in own_pairs(place).items():
+        click.echo(f"own\t{name}\t{pair.public}")
+    for name, key in read_subscribers(place).items():
+        click.echo(f"allowed\t{name}\t{key}")
 
 
 @cli.command()

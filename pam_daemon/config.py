@@ -137,6 +137,11 @@ class Publish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="tcp://HOST:PORT; the recovery socket takes PORT + 1"),
     ] = DEFAULT_ENDPOINT
     every_s: Annotated[Seconds, Meta(description="the heartbeat's period")] = 10.0
+    keys: Annotated[
+        str | None,
+        Meta(description="the directory of `pamd keys`: encrypted, for the allowed alone; null: anybody, on loopback"),
+    ] = None
+    insecure: Annotated[bool, Meta(description="true: anybody who reaches the endpoint, wherever it is")] = False
 
 
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

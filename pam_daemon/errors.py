@@ -40,6 +40,10 @@ class ListenError(PamdError):
     """A subscriber's place that cannot be kept, or what it cannot hand on to."""
 
 
+class KeyFileError(PamdError):
+    """A CurveZMQ key that cannot be read, written or trusted."""
+
+
 class RecordError(PamdError):
     """Recordings or clips that cannot be written."""
 

@@ -25,6 +25,7 @@ from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError
 from pam_daemon.held import RETRY_EVERY_S, Held
 from pam_daemon.journal import Bell, Gong, Journal
+from pam_daemon.keys import StationKeys, station_keys
 from pam_daemon.model import Model, shipped_model
 from pam_daemon.overload import Overload
 from pam_daemon.publish import Publisher
@@ -35,7 +36,7 @@ from pam_daemon.stages import Stages
 from pam_daemon.stream import Analysis, Stream
 from pam_daemon.worker import Worker
 
-RELOADED = {"model.threshold", "model.sha256", "bridges"}  # keys that SIGHUP takes on
+RELOADED = {"model.threshold", "model.sha256", "bridges", "publish.keys"}  # keys that SIGHUP takes on
 _SUBSCRIBER_WAIT_S = 2.0
 
 log = structlog.get_logger()
@@ -152,7 +153,8 @@ class Station:
         stop: ends the sources; the station's own where they need none before it.
 
     Raises:
-        JournalError, EndpointError: a path or an endpoint that cannot be used, before anything is heard.
+        JournalError, EndpointError, KeyFileError: a path, an endpoint or keys that cannot be used, before anything is
+            heard.
     """
 
     def __init__(
@@ -195,6 +197,7 @@ class Station:
         self._journal: Journal | None = None  # the worker's connection
         self._places: dict[str, int] = {}  # UTC, in ns, up to which each stream was listened to before this start
         self.publisher: Publisher | None = None
+        self._keys: StationKeys | None = None
         self._exits = ExitStack()
         with ExitStack() as exits:
             self._bell = exits.enter_context(closing(Bell()))
@@ -208,6 +211,7 @@ class Station:
                 self._journal.reserve()
                 self._places = self._journal.places()
                 if endpoint is not None:
+                    self._keys = self._read_keys(setup.config)
                     self.publisher = self._bind(endpoint, self._journal.ends()[1] or 0, linger_s)
             self._exits = exits.pop_all()
 
@@ -215,6 +219,11 @@ class Station:
         if self.publisher is not None:
             log.info("publishing", endpoint=self.publisher.endpoint, recovery_port=self.publisher.recovery_port)
             self.crew.start("publisher", partial(self.publisher.run, self._silent))
+            if self.publisher.exposed:
+                text = f"{self.publisher.endpoint} answers everybody who reaches it, unencrypted"
+                log.warning("insecure", text=text)
+                if self._setup.analysis.mode == "live":
+                    self.tell(Event("insecure", "warning", text, {"endpoint": self.publisher.endpoint}))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -276,26 +285,43 @@ class Station:
         self._setup.model.canary()
 
     def reload(self, config: Config) -> None:
-        """Take on the threshold, and say what else is taken on and what needs a restart.
+        """Take on the threshold and the keys, and say what else is taken on and what needs a restart.
 
         Raises:
             ConfigError: a threshold for another model.
+            KeyFileError: keys that cannot be used.
         """
         setup = self._setup
-        changed = changes(setup.config, config)
         threshold = _settle_threshold(config.model, setup.model, setup.threshold)
+        keys = self._read_keys(config)
+        changed = changes(setup.config, config)
+        takes = RELOADED if (keys is None) == (self._keys is None) else RELOADED - {"publish.keys"}
         for stream in self.streams:
             stream.threshold = threshold
-        restart = sorted(changed.keys() - RELOADED)
-        taken = {key: list(changed[key]) for key in sorted(changed.keys() & RELOADED)}
+        restart = sorted(changed.keys() - takes)
+        taken = {key: list(changed[key]) for key in sorted(changed.keys() & takes)}
         if "bridges" in taken:  # by name: a web address may be a secret
             taken["bridges"] = [[bridge["name"] for bridge in side] for side in taken["bridges"]]
         text = f"threshold {threshold.score:g} ({threshold.source})"
+        data: Wire = {"changed": taken, "restart_needed": restart, "threshold": threshold.score}
+        if keys is not None and self._keys is not None:
+            data |= self._take_on(keys)
+            text += f"; allowed: {', '.join(data['allowed']) or 'nobody'}"
         if restart:
             text += f"; a restart is needed for {', '.join(restart)}"
         self._setup = replace(setup, config=setup.config if restart else config)
-        data = {"changed": taken, "restart_needed": restart, "threshold": threshold.score}
         self.tell(Event("reload", "warning" if restart else "info", text, data))
+
+    def _take_on(self, keys: StationKeys) -> Wire:
+        """Whose keys are allowed from now on, and whose no more."""
+        assert self._keys is not None and self.publisher is not None, "a station with keys publishes"
+        revoked = set(self._keys.subscribers.items()) - set(keys.subscribers.items())
+        self._keys = keys
+        self.publisher.take_on(keys)
+        return {"allowed": sorted(keys.subscribers), "revoked": sorted(name for name, _ in revoked)}
+
+    def _read_keys(self, config: Config) -> StationKeys | None:
+        return None if config.publish.keys is None else station_keys(Path(config.publish.keys), self.name)
 
     def keep_places(self) -> None:
         """Where every stream is, for the next start to know since when nobody listened."""
@@ -327,6 +353,8 @@ class Station:
             linger_s=linger_s,
             clock=self._setup.clock,
             moved=self.stages.add("publisher"),
+            keys=self._keys,
+            insecure=self._setup.config.publish.insecure,
         )
 
     def status(self) -> Wire:

@@ -10,7 +10,9 @@ import msgspec
 import zmq
 
 from pam_daemon.clock import NS_PER_S, Clock, SystemClock
-from pam_daemon.errors import EndpointError
+from pam_daemon.curve import Handshakes, present
+from pam_daemon.errors import EndpointError, KeyFileError
+from pam_daemon.keys import public_key, read_pair
 from pam_daemon.place import Place, PlaceFile
 from pam_daemon.publish import recovery_port, with_port
 from pam_daemon.records import Wire, read_record
@@ -44,10 +46,13 @@ class Subscriber:
         from_beginning: begin at the beginning of the first log, instead of now, where the file does not know it. By
             default where there is a file. Logs that come later are always read from their beginning.
         save_every_s: how often the place is stored at most; 0 after each record.
+        key: the file of this subscriber's key pair, as `pamd keys new` made it, for a station that uses keys.
+        server_key: that station's public key, or a file with it.
 
     Raises:
         EndpointError: an endpoint that cannot be used.
         ListenError: a state file that cannot be used.
+        KeyFileError: a key that cannot be used, or one without the other.
     """
 
     def __init__(
@@ -60,8 +65,14 @@ class Subscriber:
         from_beginning: bool | None = None,
         save_every_s: float = 0.5,
         clock: Clock | None = None,
+        key: Path | None = None,
+        server_key: str | None = None,
     ) -> None:
+        if (key is None) != (server_key is None):
+            raise KeyFileError("a key of one's own and the station's go together: give both --key and --server-key")
         self.endpoint = endpoint
+        self._key = None if key is None else read_pair(key)
+        self._server_key = None if server_key is None else public_key(server_key)
         self.unreadable_messages = 0  # that are no record, nor an answer: passed over
         self.recovered_records = 0  # that did not come by themselves
         self.lost_records = 0  # noticed and not to be had any more: at least so many
@@ -79,7 +90,9 @@ class Subscriber:
         self._dealers: dict[int, zmq.Socket[bytes]] = {}  # by the port of recovery
         try:
             self._port = recovery_port(endpoint)  # until a status tells another
-            self._records = self._connect(zmq.SUB, endpoint)
+            self._records = self._socket(zmq.SUB)
+            self._handshakes = Handshakes(self._records, endpoint, self._key)
+            self._records.connect(endpoint)
         except (zmq.ZMQError, ValueError) as error:
             self._context.destroy(linger=0)
             raise EndpointError(f"{endpoint}: cannot connect: {error}; give tcp://HOST:PORT") from error
@@ -96,7 +109,11 @@ class Subscriber:
         self._save()
 
     def records(self, timeout_s: float | None = None, stop: threading.Event | None = None) -> Iterator[Wire]:
-        """Records as they come, statuses too; ends when none came for `timeout_s` (None: never), or at `stop`."""
+        """Records as they come, statuses too; ends when none came for `timeout_s` (None: never), or at `stop`.
+
+        Raises:
+            EndpointError: the station turns us away, or is none.
+        """
         self._stop = stop or threading.Event()
         timeout_ns = None if timeout_s is None else int(timeout_s * NS_PER_S)
         quiet_ns = self._clock.monotonic_ns()
@@ -107,11 +124,15 @@ class Subscriber:
             if self._records.poll(min(left_ms, _TICK_MS)):
                 yield from self._take(self._records.recv_multipart())
                 quiet_ns = self._clock.monotonic_ns()
+            elif self._handshakes.monitor.poll(0):
+                self._handshakes.judge()
             elif timeout_ns is not None and waited_ns >= timeout_ns:
                 return
 
-    def _connect(self, kind: int, endpoint: str) -> zmq.Socket[bytes]:
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
+        if self._key is not None and self._server_key is not None:
+            present(socket, self._key, self._server_key)
         socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
         # A subscriber never sends: without it a line that is cut goes unnoticed, and nobody connects again.
         for option, value in ((zmq.TCP_KEEPALIVE, 1), (zmq.TCP_KEEPALIVE_IDLE, 30), (zmq.TCP_KEEPALIVE_INTVL, 10)):
@@ -119,7 +140,6 @@ class Subscriber:
         if kind == zmq.SUB:
             for prefix in _prefixes(self._kinds, self._stations):
                 socket.setsockopt_string(zmq.SUBSCRIBE, prefix)
-        socket.connect(endpoint)
         return socket
 
     def _take(self, frames: list[bytes]) -> Iterator[Wire]:
@@ -192,7 +212,8 @@ class Subscriber:
 
     def _answer(self, port: int, question: bytes) -> bytes | None:
         if port not in self._dealers:
-            self._dealers[port] = self._connect(zmq.DEALER, with_port(self.endpoint, port))
+            self._dealers[port] = self._socket(zmq.DEALER)
+            self._dealers[port].connect(with_port(self.endpoint, port))
         dealer = self._dealers[port]
         dealer.send(question)
         for _ in range(int(1000 * _ANSWER_S / _TICK_MS)):

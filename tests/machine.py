@@ -54,6 +54,7 @@ mkdir -p dev/shm dev/pts old
 mount -t tmpfs -o mode=1777 tmpfs dev/shm
 pivot_root . old
 umount -l /old
+mount --make-rshared /  # by which a service sees the mounts that are made for it
 exec env -i container=pamd-test PATH="$PATH" /lib/systemd/systemd --unit=sysinit.target --show-status=no
 """
 

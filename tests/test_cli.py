@@ -29,6 +29,7 @@ from pam_daemon.ring import FloatArray
 PAMD = [sys.executable, "-m", "pam_daemon"]
 ANY_PORT = "tcp://127.0.0.1:*"
 RATE_HZ = 8000
+ANY = "tcp://0.0.0.0:*"
 NAME = "20240101_120000"  # an AudioMoth's: UTC is assumed, and said
 
 
@@ -192,6 +193,10 @@ BAD: list[tuple[str, Callable[[Path, Path], list[object]], int, str]] = [
     ("station's name", plain("replay", "SOUND", "--station", "two words"), 1, "station.name"),
     ("endpoint no port", plain("replay", "SOUND", "--endpoint", "localhost"), 1, "publish.endpoint"),
     ("listen to nothing", plain("listen", "localhost:5556"), 1, "tcp://HOST:PORT"),
+    ("key without the station's", plain("listen", "--key", "none.secret"), 1, "both --key and --server-key"),
+    ("missing key", plain("listen", "--key", "none.secret", "--server-key", "0" * 40), 1, "none.secret"),
+    ("no station's keys", plain("replay", "SOUND", "--model", "TOY", "--endpoint", ANY, "--keys", "none"), 1, "none"),
+    ("open to the network", plain("replay", "SOUND", "--model", "TOY", "--endpoint", ANY), 1, "--insecure"),
     ("no arguments", plain("replay"), 2, "FILES"),
     ("unknown command", plain("rpelay"), 2, "rpelay"),
     ("unknown option", plain("replay", "SOUND", "--treshold", "1"), 2, "--treshold"),

@@ -18,6 +18,7 @@ from fakes import FakeClock, event
 
 from pam_daemon.errors import EndpointError
 from pam_daemon.journal import Bell, Journal
+from pam_daemon.keys import StationKeys
 from pam_daemon.publish import Publisher
 from pam_daemon.records import STATION_WIDE, ModelName, Record, Status, Wire
 from pam_daemon.subscribe import Subscriber
@@ -49,7 +50,14 @@ class House:
     """A journal and a publisher on its own thread; its clock stands still unless moved."""
 
     def __init__(
-        self, path: Path, exits: ExitStack, *, after: int = 0, linger_s: float = 0.0, endpoint: str = ANY_PORT
+        self,
+        path: Path,
+        exits: ExitStack,
+        *,
+        after: int = 0,
+        linger_s: float = 0.0,
+        endpoint: str = ANY_PORT,
+        keys: StationKeys | None = None,
     ) -> None:
         self.clock = FakeClock()
         self.bell = exits.enter_context(closing(Bell()))
@@ -64,6 +72,7 @@ class House:
             linger_s=linger_s,
             clock=self.clock,
             moved=lambda: None,
+            keys=keys,
         )
         self.failures: list[BaseException] = []
         self._stop = threading.Event()
@@ -331,6 +340,7 @@ def publisher(endpoint: str, tmp_path: Path, bell: Bell) -> Publisher:
         linger_s=0.0,
         clock=FakeClock(),
         moved=lambda: None,
+        insecure=True,
     )
 
 

@@ -21,6 +21,11 @@ model: {{path: /etc/pamd/toy.onnx}}
 record: {{directory: /var/lib/pamd/sound}}
 metrics: {{port: 9556}}
 """
+KEYED = """
+devices: [{device: nowhere, sample_rate_hz: 48000}]
+model: {path: /etc/pamd/toy.onnx}
+publish: {endpoint: "tcp://0.0.0.0:5566", keys: /etc/pamd/keys}
+"""
 # What a test adds to the unit: where the sound comes from, a watchdog that is soon at its end, and the attempts.
 DROP_IN = f"""
 [Service]
@@ -71,6 +76,8 @@ def server_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoundSe
     directory = tmp_path_factory.mktemp("snd")
     with sound_server(directory) as server:
         directory.chmod(0o755)  # pamd's own user connects
+        pcm = directory / "asoundrc"
+        pcm.write_text(pcm.read_text().replace(str(directory), "/srv/sound"))  # where the machine sees the server
         yield server
 
 
@@ -144,6 +151,27 @@ def test_reload_takes_on_a_threshold_and_refuses_nonsense(booted: Machine) -> No
     booted.await_true(lambda: "reload_refused" in [event["what"] for event in records(booted, "event")])
     booted.write("/etc/pamd/test.yaml", CONFIG)
     assert booted.show(UNIT, "MainPID") == pid
+
+
+def test_keys_come_as_credentials(booted: Machine) -> None:
+    """The drop-in as it is installed: root alone can read the secret, and the daemon serves with it nevertheless."""
+    pamd = "/opt/pamd/bin/pamd"
+    public = booted.run(pamd, "keys", "new", "keyed", "--dir", "/etc/pamd/keys").strip()
+    booted.write("/etc/pamd/ferry.public", booted.run(pamd, "keys", "new", "ferry", "--dir", "/root/keys"))
+    booted.run(pamd, "keys", "allow", "ferry", "/etc/pamd/ferry.public", "--dir", "/etc/pamd/keys")
+    booted.write("/etc/pamd/keyed.yaml", KEYED)
+    booted.run(
+        "install", "-D", "/usr/share/doc/pamd/pamd-keys.conf", "/etc/systemd/system/pamd@keyed.service.d/keys.conf"
+    )
+    booted.run("systemctl", "daemon-reload")
+    booted.run("systemctl", "start", "pamd@keyed")
+    assert booted.path("/etc/pamd/keys/keyed.secret").stat().st_mode & 0o777 == 0o600
+    listen = ["timeout", "--foreground", "--preserve-status", "10", pamd, "listen", "tcp://127.0.0.1:5566"]
+    keys = ["--key", "/root/keys/ferry.secret", "--server-key", public]
+    first = booted.run(*listen, *keys, "--json").splitlines()[0]
+    assert (json.loads(first)["kind"], json.loads(first)["station"]) == ("status", "keyed")
+    assert "give --key" in booted.attempt(*listen).stderr
+    booted.run("systemctl", "stop", "pamd@keyed")
 
 
 def test_a_daemon_that_hangs_is_killed_and_started_again(booted: Machine) -> None:
