@@ -4,7 +4,8 @@
 
 Clips: the select part of narw_clips, as they are and shifted to five places. Sea: the select recordings, all without
 right whales, cut and judged as `pamd replay` does at a hop of 0.5 s. The threshold of every count is the one that the
-same share of the shifted select clips with a call reaches, so that models of different calibration can be compared.
+same share of the shifted select clips with a call reaches, so that models of different calibration can be compared;
+`sea_auc`, of these clips against all windows of the recordings, needs no threshold and varies least.
 Simulated: seas with calls and confounders, at that threshold. Report clips and recordings are never opened.
 """
 
@@ -100,6 +101,9 @@ def judge(run: Path, data: Path, keep: Path | None = None) -> dict[str, str]:
         row[f"false_{recall:.0%}"] = f"{sum(false.values())}"
         if recall == 0.85:
             row |= {"threshold_85%": f"{threshold:.3f}", "song_85%": f"{song}"} | _found(simulated, threshold)
+    windows = np.array([score for scored in sea.values() for _, score in scored])
+    both = np.concatenate([called, windows])
+    row["sea_auc"] = f"{evaluate.roc_auc(np.arange(len(both)) < len(called), both):.5f}"
     row["train_minutes"] = _minutes(run)
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
