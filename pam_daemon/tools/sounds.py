@@ -135,7 +135,7 @@ def song_note(rng: np.random.Generator, sample_rate_hz: int, duration_s: float) 
 
 
 def song_unit(rng: np.random.Generator, sample_rate_hz: int, duration_s: float) -> Sound:
-    """A unit of humpback song: it rises or falls by less than a third, where an upcall doubles; one to six harmonics."""
+    """A unit of humpback song: it rises or falls by less than a third, where an upcall doubles."""
     base_hz = float(np.exp(rng.uniform(np.log(70.0), np.log(500.0))))
     sweep_hz = rng.uniform(-0.3, 0.3) * base_hz
     u = _progress(duration_s, sample_rate_hz)
