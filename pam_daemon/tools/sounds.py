@@ -135,9 +135,12 @@ def song_note(rng: np.random.Generator, sample_rate_hz: int, duration_s: float) 
 
 
 def song_unit(rng: np.random.Generator, sample_rate_hz: int, duration_s: float) -> Sound:
-    """A unit of humpback song: it rises or falls by less than a third, where an upcall doubles."""
-    base_hz = float(np.exp(rng.uniform(np.log(70.0), np.log(500.0))))
-    sweep_hz = rng.uniform(-0.3, 0.3) * base_hz
+    """A unit of humpback song as it is heard from afar: short, nearly level or falling, few harmonics or many.
+
+    Below 260 Hz it rises by less than an upcall does; higher up it may sweep as it likes.
+    """
+    base_hz = float(np.exp(rng.uniform(np.log(60.0), np.log(600.0))))
+    sweep_hz = rng.uniform(-0.3, 0.1) * base_hz if base_hz < 260.0 else rng.uniform(-0.4, 0.4) * base_hz
     u = _progress(duration_s, sample_rate_hz)
     contour_hz = base_hz + sweep_hz * u ** rng.uniform(0.5, 2.0) + rng.uniform(0.0, 0.06) * base_hz * np.sin(np.pi * u)
     fall, highest = rng.uniform(0.05, 0.8), int(np.clip(900.0 / contour_hz.max(), 1.0, 6.0))
