@@ -54,10 +54,7 @@ class Augmenter:
             shifts = np.rint(random.uniform(-limit, limit, len(index))).astype(np.intp)
             audio = shift(audio, fillings(self._clips, index, random), shifts, self._sample_rate_hz)
         if self._augmentation.distractor_probability:
-            chance = np.full(len(index), self._augmentation.distractor_probability)
-            if self._augmentation.distractor_target == "Negative":
-                chance[targets.max(1) > 0] = 0
-            audio = distract(audio, chance, self._sample_rate_hz, random)
+            audio = distract(audio, self._augmentation.distractor_probability, self._sample_rate_hz, random)
         if self._augmentation.gain_db:
             gain_db = random.uniform(-self._augmentation.gain_db, self._augmentation.gain_db, (len(index), 1))
             audio = (audio * 10 ** (gain_db / 20)).astype(np.float32)
@@ -95,13 +92,13 @@ def shift(audio: Audio, filling: Audio, shifts_samples: npt.NDArray[np.intp], sa
     return mixed
 
 
-def distract(audio: Audio, chance: npt.NDArray[np.float64], sample_rate_hz: int, random: np.random.Generator) -> Audio:
-    """Add to clips (batch, samples), by the chance (batch,) of each, one to three simulated sounds that are not a call.
+def distract(audio: Audio, probability: float, sample_rate_hz: int, random: np.random.Generator) -> Audio:
+    """Add to this share of the clips (batch, samples) one to three simulated sounds that are not a call.
 
     The level of each is its kind's signal-to-noise ratio: its rms against the clip's in the upcall's band.
     """
     mixed = audio.copy()
-    for row in np.flatnonzero(random.random(len(audio)) < chance):
+    for row in np.flatnonzero(random.random(len(audio)) < probability):
         clip_rms = sounds.band_rms(audio[row], sample_rate_hz)
         for number in random.choice(len(DISTRACTORS), random.integers(1, _MOST_DISTRACTORS + 1), p=_SHARES):
             kind = DISTRACTORS[number]

@@ -74,7 +74,7 @@ def test_without_augmentation_a_batch_is_the_clips() -> None:
 
 def test_distractors_are_added_to_that_share_of_the_clips_and_the_rest_is_untouched() -> None:
     audio = noise(400, 3)
-    mixed = distract(audio, np.full(400, 0.3), RATE_HZ, np.random.default_rng(1))
+    mixed = distract(audio, 0.3, RATE_HZ, np.random.default_rng(1))
     assert mixed.dtype == np.float32 and np.isfinite(mixed).all()
     changed = (mixed != audio).any(1)
     assert 0.2 < changed.mean() < 0.4
@@ -99,10 +99,6 @@ def test_distractors_leave_the_labels_and_hold_no_call() -> None:
     audio, targets = Augmenter(clips, fast_config(*settings)).draw(np.arange(32), np.random.default_rng(1))
     np.testing.assert_array_equal(targets, labels)
     assert (audio != clips.audio).any(1).all()
-    negative, _ = Augmenter(clips, fast_config(*settings, "augmentation.distractor_target=Negative")).draw(
-        np.arange(32), np.random.default_rng(1)
-    )
-    np.testing.assert_array_equal((negative != clips.audio).any(1), labels[:, 0] == 0)
 
 
 def test_a_gain_changes_the_level_alone() -> None:
