@@ -139,7 +139,6 @@ class Training(Section, frozen=True):
     warmup_epochs: NotNegative = 0.0
     weight_decay: NotNegative = 0.0
     # ours
-    bootstrap: Share = 0.0  # weight of the network's own scores in the targets, against wrong labels
     label_smoothing: Share = 0.0
     weight_average_decay: Share = 0.0  # exponential moving average of the weights, per step; 0: none
 

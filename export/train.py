@@ -146,11 +146,9 @@ def _loss(
     half = device.type == "cuda" and config.environment.mixed_precision_training
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         logits = network.classify(log_mel.contiguous(memory_format=torch.channels_last))
-    smoothing, bootstrap = config.training.label_smoothing, config.training.bootstrap
-    wanted = torch.from_numpy(targets).to(device) * (1 - smoothing) + smoothing / 2
-    if bootstrap:  # Reed et al. 2015, arXiv:1412.6596, soft: a label that the network doubts counts for less
-        wanted = (1 - bootstrap) * wanted + bootstrap * logits.detach().float().sigmoid()
-    return nn.functional.binary_cross_entropy_with_logits(logits.float(), wanted)
+    smoothing = config.training.label_smoothing
+    smooth = torch.from_numpy(targets).to(device) * (1 - smoothing) + smoothing / 2
+    return nn.functional.binary_cross_entropy_with_logits(logits.float(), smooth)
 
 
 def _update(state: State, config: TrainConfig) -> None:
