@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def cli() -> None:
 
 
 def station_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What `run` and `replay` have in common."""
+    """What `run`, `doctor` and `replay` have in common."""
     for option in (
         click.option("--config", "config_path", type=PATH, help="YAML; `pamd config` prints one."),
         click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Over the configuration."),
@@ -45,6 +46,25 @@ def station_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What `run` and `doctor` listen to, and where they keep it."""
+    for option in (
+        click.option("--device", "devices", multiple=True, help="As `pamd devices` prints it; may be repeated."),
+        click.option("--channels", default="1", show_default=True, help="Of each --device, from 1, with commas."),
+        click.option(
+            "--record", type=PATH, help="Keep the sound in this directory, as FLAC, with clips of detections."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _devices(names: tuple[str, ...], channels: str, config: Config) -> Sequence[Device]:
+    """Those of the command, else the configured ones."""
+    numbers = _numbers(channels)
+    return [msgspec.convert({"device": name, "channels": numbers}, Device) for name in names] or config.devices
+
+
 def _load(
     config_path: Path | None,
     settings: tuple[str, ...],
@@ -52,10 +72,11 @@ def _load(
     station: str | None,
     endpoint: str | None,
     threshold: float | None,
+    record: Path | None = None,
 ) -> Config:
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold {threshold:g}: a score lies between 0 and 1")
-    given = {"model.path": model, "station.name": station, "publish.endpoint": endpoint}
+    given = {"model.path": model, "station.name": station, "publish.endpoint": endpoint, "record.directory": record}
     quoted = [f"{key}={msgspec.json.encode(str(value)).decode()}" for key, value in given.items() if value is not None]
     return load_config(config_path, [*settings, *quoted])
 
@@ -103,7 +124,7 @@ def replay(
     )
     if raven is not None:
         console.check_writable(raven)
-    view = console.ReplayView()
+    view = console.ReplayView(keep=raven is not None)
     endpoint = config.publish.endpoint if endpoint is not None else None
     with Station(setup, journal, endpoint, view.show, linger_s) as house:
         for recording in found:
@@ -121,8 +142,7 @@ def replay(
 
 
 @cli.command()
-@click.option("--device", "devices", multiple=True, help="As `pamd devices` prints it; may be repeated.")
-@click.option("--channels", default="1", show_default=True, help="Of each --device, from 1, with commas.")
+@device_options
 @station_options
 def run(
     devices: tuple[str, ...],
@@ -135,32 +155,78 @@ def run(
     station: str | None,
     endpoint: str | None,
     journal: Path | None,
+    record: Path | None,
 ) -> None:
     """Listen to hydrophones until SIGTERM or SIGINT."""
     from pam_daemon.daemon import hydrophones, journal_path, log_record
     from pam_daemon.daemon import run as run_devices
     from pam_daemon.station import Station, set_up
 
-    config = _load(config_path, settings, model, station, endpoint, threshold)
-    choices = [msgspec.convert({"device": name, "channels": _numbers(channels)}, Device) for name in devices]
-    choices = choices or list(config.devices)
+    load = partial(_load, config_path, settings, model, station, endpoint, threshold, record)
+    config = load()
+    choices = _devices(devices, channels, config)
     if not choices:
         raise ConfigError("no device: give --device, or devices in the configuration; `pamd devices` lists them")
-    clock, stop, ring_s = SystemClock(), threading.Event(), config.capture.ring_s
-    with hydrophones(choices, stop, clock, ring_s, required=bool(devices)) as found:
+    clock, stop = SystemClock(), threading.Event()
+    with hydrophones(choices, stop, clock, config.capture.ring_s, required=bool(devices)) as found:
         setup = set_up(config, "live", clock, threshold=threshold, hop_s=hop_s)
         path = journal_path(config, journal)
         with Station(setup, path, config.publish.endpoint, log_record, linger_s=0.0, stop=stop) as house:
-            run_devices(house, found, ring_s)
+            run_devices(house, found, config, load)
 
 
 @cli.command()
-def devices() -> None:
+@device_options
+@station_options
+@click.option(
+    "--seconds",
+    type=click.FloatRange(3, 60),
+    default=10.0,
+    show_default=True,
+    help="To listen to each device.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def doctor(
+    devices: tuple[str, ...],
+    channels: str,
+    record: Path | None,
+    config_path: Path | None,
+    settings: tuple[str, ...],
+    model: Path | None,
+    threshold: float | None,
+    hop_s: float | None,
+    station: str | None,
+    endpoint: str | None,
+    journal: Path | None,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Examine what `run` would use, with the same options: a line a check, and the remedy for what is wrong.
+
+    Exit code 0: all is well; 3: there are warnings; 1: something has failed.
+    """
+    from pam_daemon.daemon import journal_path
+    from pam_daemon.tools import console
+    from pam_daemon.tools.doctor.case import Case
+    from pam_daemon.tools.doctor.examination import examine
+
+    config = _load(config_path, settings, model, station, endpoint, threshold, record)
+    place = partial(journal_path, config, journal)
+    with console.silenced(), console.busy(as_json) as (screen, doing):
+        case = Case(config, _devices(devices, channels, config), place, threshold, hop_s, SystemClock(), seconds, doing)
+        worst = console.show_results(examine(case), screen, as_json=as_json)
+    raise click.exceptions.Exit({"ok": 0, "warning": 3, "failure": 1}[worst])
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def devices(as_json: bool) -> None:
     """List what can be captured from, with the names that --device takes."""
     from pam_daemon.sources.device import list_devices
 
     for device in list_devices():
-        click.echo(f"{device.full_name}\t{device.channels} channels\t{device.sample_rate_hz} Hz")
+        line = f"{device.full_name}\t{device.channels} channels\t{device.sample_rate_hz} Hz"
+        click.echo(msgspec.json.encode(device) if as_json else line)
 
 
 @cli.command()
@@ -186,10 +252,10 @@ def model(file: Path | None, provider: Provider) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 def status(station: str, as_json: bool) -> None:
     """Ask a running daemon how it is."""
-    from pam_daemon.control import ask, socket_path
+    from pam_daemon.control import ask, running_socket_path
     from pam_daemon.tools.console import print_json, state_lines
 
-    answer = ask(socket_path(station))
+    answer = ask(running_socket_path(station))
     if as_json:
         print_json(answer)
     else:
@@ -222,6 +288,20 @@ def simulate(path: Path, minutes: float, calls: int, seed: int) -> None:
 
     simulate_sea(path, minutes=minutes, calls=calls, seed=seed)
     click.echo(f"{path}: a simulated sea, {minutes:g} min with {calls} upcalls; the truth is in {truth_path(path)}")
+
+
+@cli.command()
+@click.argument("clip", type=PATH)
+@click.option("--out", type=PATH, help="The PNG, instead of CLIP.png beside it.")
+@click.option("--model", type=PATH, help="Frequencies up to this model's mel range, instead of the shipped one's.")
+@click.option("--channel", type=int, default=1, show_default=True)
+def picture(clip: Path, out: Path | None, model: Path | None, channel: int) -> None:
+    """Draw the spectrogram of a clip, or of any recording."""
+    from pam_daemon.model import Model, shipped_model
+    from pam_daemon.tools.picture import draw_clip
+
+    features = Model(model or shipped_model(), "cpu").card.features
+    click.echo(draw_clip(clip, out, 1.1 * features.max_hz, channel))
 
 
 @cli.command()

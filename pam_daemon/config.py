@@ -76,6 +76,40 @@ class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ring_s: Annotated[
         Annotated[float, Meta(ge=5, le=3600)], Meta(description="audio kept for a worker that is late")
     ] = 60.0
+    floor_dbfs: Annotated[
+        Annotated[float, Meta(ge=-200, le=0)], Meta(description="a device with less sound than this is called quiet")
+    ] = -90.0
+
+
+class Overload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a worker does that cannot keep up: it says so, listens less often if it may, and then skips."""
+
+    lag_s: Annotated[
+        Annotated[float, Meta(ge=5, le=3600)],
+        Meta(description="behind by more, it is overloaded"),
+    ] = 10.0
+    hop_s: Annotated[
+        Seconds | None, Meta(description="between windows while it is, at most a window's length; null: no other")
+    ] = None
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The sound itself, as FLAC files, and a clip around each detection."""
+
+    directory: Annotated[str | None, Meta(description="null: nothing is recorded")] = None
+    file_minutes: Annotated[
+        Annotated[int, Meta(ge=1, le=1440)], Meta(description="a new file at every multiple of it in UTC")
+    ] = 60
+    max_gb: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="the oldest files go, never clips, to keep the others within; null: no limit"),
+    ] = None
+    min_free_gb: Annotated[
+        Annotated[float, Meta(ge=0)], Meta(description="likewise, to leave the disk so much; else nothing is recorded")
+    ] = 1.0
+    clip_margin_s: Annotated[
+        Annotated[float, Meta(ge=0, le=60)], Meta(description="of a clip, before and after the detection's windows")
+    ] = 2.0
 
 
 class JournalPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,6 +128,12 @@ class Publish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     every_s: Annotated[Seconds, Meta(description="the heartbeat's period")] = 10.0
 
 
+class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What Prometheus may ask: http://127.0.0.1:PORT/metrics, for this machine alone."""
+
+    port: Annotated[Annotated[int, Meta(ge=1, le=65535)] | None, Meta(description="null: none; 9556 is usual")] = None
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set."""
 
@@ -102,8 +142,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelChoice = ModelChoice()
     detect: Detect = Detect()
     capture: Capture = Capture()
+    overload: Overload = Overload()
+    record: Record = Record()
     journal: JournalPlace = JournalPlace()
     publish: Publish = Publish()
+    metrics: Metrics = Metrics()
 
 
 def load_config(path: Path | None, settings: Sequence[str] = ()) -> Config:
@@ -122,6 +165,18 @@ def load_config(path: Path | None, settings: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{place}: {_explain(str(error), values)}; `pamd config` prints every key") from error
     _check(config, place)
     return config
+
+
+def changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The keys, `section.key`, whose values differ, with both."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for section in (field.name for field in msgspec.structs.fields(Config)):
+        before, after = (msgspec.to_builtins(getattr(config, section)) for config in (old, new))
+        if not isinstance(before, dict):
+            before, after = {"": before}, {"": after}
+        differ = (key for key in before if before[key] != after[key])
+        found |= {f"{section}.{key}".rstrip("."): (before[key], after[key]) for key in differ}
+    return found
 
 
 def _check(config: Config, place: str) -> None:

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,21 +16,30 @@ from types import FrameType
 import platformdirs
 import structlog
 
+from pam_daemon.chores import Chore, Rota
 from pam_daemon.clock import NS_PER_S, Clock, SampleClock, utc_ns_of
 from pam_daemon.config import Config
 from pam_daemon.config import Device as DeviceChoice
 from pam_daemon.control import Control, socket_path
-from pam_daemon.errors import ConfigError, JournalError
+from pam_daemon.errors import ConfigError, JournalError, PamdError
 from pam_daemon.fill import file_pieces, fill
-from pam_daemon.records import Wire
+from pam_daemon.outlets import metrics
+from pam_daemon.outlets.recorder import Recorder
+from pam_daemon.records import Event, Wire
+from pam_daemon.sources import Outage
 from pam_daemon.sources.file import Recording
-from pam_daemon.sources.hydrophone import Hydrophone, Outage
+from pam_daemon.sources.hydrophone import Hydrophone
 from pam_daemon.stages import Supervisor
 from pam_daemon.station import Station
 from pam_daemon.stream import PLACES_EVERY_S, Origin, Stream
-from pam_daemon.worker import Chore
 
 EFFORT_EVERY_S = 900.0
+CANARY_EVERY_S = 180.0
+LINE_EVERY_S = 60.0  # one canonical line in the log
+_LOAD_EVERY_S = 1.0
+# What the device's process has kept while the daemon was held up comes at once: the ring has room for all of it.
+_BURST_S = 2.0  # that the device itself had
+_PIPE_SAMPLES = 65_536 // 4  # and the pipe
 _REPLAY_RING_S = 64.0  # of sound read ahead of the worker, at most
 _REPLAY_RING_SAMPLES = 4_000_000  # likewise: 16 MB a channel
 _ASSUMED_RATE_HZ = 48_000  # of a device that is absent at the start, until it has once been seen
@@ -69,12 +78,11 @@ def replay(
     progress = Progress(sum(recording.samples / recording.sample_rate_hz for recording in recordings))
 
     def work() -> None:
-        with station.journalling():
-            for recording in recordings:
-                if station.crew.stop.is_set():
-                    break
-                on_recording(recording)
-                _replay_one(station, recording, speed, progress)
+        for recording in recordings:
+            if station.crew.stop.is_set():
+                break
+            on_recording(recording)
+            _replay_one(station, recording, speed, progress)
 
     with _signals(station.crew.stop):
         station.wait_for_subscriber()
@@ -122,23 +130,28 @@ def hydrophones(
         yield [(choice, opened.enter_context(_open(choice, stop, clock, keep_s, required))) for choice in choices]
 
 
-def run(station: Station, devices: Sequence[Heard], ring_s: float) -> None:
+def run(station: Station, devices: Sequence[Heard], config: Config, load: Callable[[], Config]) -> None:
     """Listen to devices until SIGTERM or SIGINT; what was captured until then is analysed.
 
-    A device that is lost is opened again, as often as it takes.
+    A device that is lost is opened again, as often as it takes. SIGHUP reads the configuration again, with `load`.
 
     Raises:
-        EndpointError: a daemon of this station runs already.
-        ConfigError: two streams of one name.
+        EndpointError: a daemon of this station runs already, or the port for metrics is taken.
+        ConfigError: two streams of one name, or one that cannot be recorded.
+        RecordError: the directory for recordings cannot be written.
     """
-    with _signals(station.crew.stop):
+    hangup = threading.Event()
+    port = config.metrics.port
+    scraped = nullcontext() if port is None else metrics.serve(port, station.status)
+    with _signals(station.crew.stop, hangup), scraped:
         control = Control(socket_path(station.name), station.state)
         fillers: list[tuple[str, Callable[[], None]]] = []
         streams: list[Stream] = []
         for choice, hydrophone in devices:
             prefix = f"{_device_name(choice)}-" if len(devices) > 1 else ""
+            room_s = config.capture.ring_s + _BURST_S + _PIPE_SAMPLES / hydrophone.channels / hydrophone.sample_rate_hz
             own = [
-                station.add_stream(f"{prefix}ch{channel}", hydrophone, ring_s, wait=False)
+                station.add_stream(f"{prefix}ch{channel}", hydrophone, room_s, wait=False)
                 for channel in choice.channels
             ]
             rows = [channel - 1 for channel in choice.channels]
@@ -149,12 +162,15 @@ def run(station: Station, devices: Sequence[Heard], ring_s: float) -> None:
             fillers.append((stage, work))
             streams += own
         _refuse_same_names(streams)
+        recorder = Recorder(config.record, station.name, streams, station.clock) if config.record.directory else None
         for name, work in fillers:
             station.crew.start(name, work)
         worker = station.crew.start("worker", partial(_run_worker, station, streams))
+        if recorder is not None:
+            station.crew.start("recorder", partial(recorder.run, worker.is_alive))
         station.crew.start("control", partial(control.run, station.crew.stop))
         log.info("listening", streams=[stream.name for stream in streams], provider=station.provider)
-        _supervise(station, worker)
+        _supervise(station, worker, hangup, load)
 
 
 def _refuse_same_names(streams: Sequence[Stream]) -> None:
@@ -165,20 +181,39 @@ def _refuse_same_names(streams: Sequence[Stream]) -> None:
             raise ConfigError(f"stream {name}: two of this name; give each of the devices a name of its own")
 
 
-def _supervise(station: Station, worker: threading.Thread) -> None:
+def _supervise(station: Station, worker: threading.Thread, hangup: threading.Event, load: Callable[[], Config]) -> None:
     """Until the worker has ended; systemd hears from us while every stage moves."""
     supervisor = Supervisor()
     supervisor.tell("READY=1", f"STATUS=listening on {station.provider}")
-    every_ns = int(supervisor.watchdog_s / 2 * NS_PER_S)
-    due_ns, stopping = station.clock.monotonic_ns() + every_ns, False
+
+    def beat() -> None:
+        if station.stages.all_moved():
+            supervisor.tell("WATCHDOG=1")
+
+    chores = [Chore(LINE_EVERY_S, lambda: log.info("status", **station.status()))]
+    if supervisor.watchdog_s:
+        chores.append(Chore(supervisor.watchdog_s / 2, beat))
+    rota, stopping = Rota(chores, station.clock), False
     while worker.is_alive():
         worker.join(_TICK_S)
+        rota.tick()
+        if hangup.is_set():
+            hangup.clear()
+            supervisor.tell("RELOADING=1", f"MONOTONIC_USEC={station.clock.monotonic_ns() // 1000}")
+            _reload(station, load)
+            supervisor.tell("READY=1")
         if station.crew.stop.is_set() and not stopping:
             supervisor.tell("STOPPING=1")
             stopping = True
-        if every_ns and station.clock.monotonic_ns() >= due_ns and station.stages.all_moved():
-            supervisor.tell("WATCHDOG=1")
-            due_ns = station.clock.monotonic_ns() + every_ns
+
+
+def _reload(station: Station, load: Callable[[], Config]) -> None:
+    """What the configuration says now; one that is wrong changes nothing."""
+    try:
+        station.reload(load())
+    except PamdError as error:
+        log.error("reload refused", error=str(error))
+        station.tell(Event("reload_refused", "error", str(error), {}))
 
 
 def _open(choice: DeviceChoice, stop: threading.Event, clock: Clock, keep_s: float, required: bool) -> Hydrophone:
@@ -196,11 +231,14 @@ def _open(choice: DeviceChoice, stop: threading.Event, clock: Clock, keep_s: flo
 
 
 def _run_worker(station: Station, streams: Sequence[Stream]) -> None:
-    with station.journalling():
-        station.analyse(
-            streams, [Chore(EFFORT_EVERY_S, station.report_effort), Chore(PLACES_EVERY_S, station.keep_places)]
-        )
-        station.keep_places()
+    chores = [
+        Chore(EFFORT_EVERY_S, station.report_effort),
+        Chore(PLACES_EVERY_S, station.keep_places),
+        Chore(CANARY_EVERY_S, station.test_model),
+        Chore(_LOAD_EVERY_S, station.judge_load),
+    ]
+    station.analyse(streams, chores)
+    station.keep_places()
 
 
 def _device_name(choice: DeviceChoice) -> str:
@@ -215,6 +253,8 @@ def log_record(wire: Wire, new: bool) -> None:
             log.info("detection", label=wire["label"], score=round(wire["score"], 3), peak=wire["peak_utc"], **fields)
         case "gap":
             log.warning("gap", term=wire["term"], reason=wire["reason"], duration_s=wire["duration_s"], **fields)
+        case "event":
+            getattr(log, wire["severity"])(wire["what"], text=wire["text"], **fields)
         case kind:
             log.info(kind, **fields)
 
@@ -237,8 +277,8 @@ def journal_path(config: Config, given: Path | None) -> Path:
 
 
 @contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for the end; a second one insists on it."""
+def _signals(stop: threading.Event, hangup: threading.Event | None = None) -> Iterator[None]:
+    """SIGINT and SIGTERM ask for the end; a second one insists on it. SIGHUP sets `hangup`, where there is one."""
     before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, _: FrameType | None) -> None:
@@ -247,6 +287,9 @@ def _signals(stop: threading.Event) -> Iterator[None]:
 
     for number in before:
         signal.signal(number, ask)
+    if hangup is not None:
+        before[int(signal.SIGHUP)] = signal.getsignal(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, lambda *_: hangup.set())
     try:
         yield
     finally:

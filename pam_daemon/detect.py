@@ -7,7 +7,16 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pam_daemon.records import ThresholdSource
 from pam_daemon.windows import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """What a score has to reach, and who says so."""
+
+    score: float
+    source: ThresholdSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +27,7 @@ class Call:
     first: Place
     last: Place
     score: float
+    threshold: Threshold  # that the peak reached
     windows: int
     continuing: bool  # not the first of its run
     truncated: bool  # its windows include the segment's last
@@ -27,6 +37,7 @@ class Call:
 class _Scored:
     place: Place
     score: float
+    threshold: Threshold
     run: int | None  # number of the run, None below the threshold
 
     @property
@@ -38,13 +49,12 @@ class Detector:
     """Finds the peaks of one segment's scores.
 
     Adjacent windows of equal score are one plateau, cut from its start into pieces that span less than
-    `min_separation`; a piece's place is its middle window, of two the earlier. A piece at or above `threshold` is a
+    `min_separation`; a piece's place is its middle window, of two the earlier. A piece at or above the threshold is a
     call if no window less than `min_separation` from its place scores higher and no call found before lies less
     than that before it. It is given out with the first window that lies `min_separation` after it.
     """
 
-    def __init__(self, threshold: float, min_separation: int) -> None:
-        self._threshold = threshold
+    def __init__(self, min_separation: int) -> None:
         self._min_separation = min_separation
         self._near: deque[_Scored] = deque()  # scored windows that a piece not yet decided can see
         self._pieces: deque[list[_Scored]] = deque()  # not yet decided
@@ -52,9 +62,9 @@ class Detector:
         self._last: _Scored | None = None
         self._last_call: _Scored | None = None
 
-    def push(self, place: Place, score: float) -> Iterator[Call]:
-        """Windows come in order of their centres."""
-        scored = _Scored(place, score, self._run(score))
+    def push(self, place: Place, score: float, threshold: Threshold) -> Iterator[Call]:
+        """Windows come in order of their centres, each with the threshold that holds for it."""
+        scored = _Scored(place, score, threshold, self._run(score, threshold))
         if scored.run is not None:
             self._extend_pieces(scored)
         self._near.append(scored)
@@ -65,8 +75,8 @@ class Detector:
         """The segment is over: decide what is left."""
         yield from self._decide(None)
 
-    def _run(self, score: float) -> int | None:
-        if not score >= self._threshold:  # neither is a score that is no number
+    def _run(self, score: float, threshold: Threshold) -> int | None:
+        if not score >= threshold.score:  # neither is a score that is no number
             return None
         if self._last is None or self._last.run is None:
             self._runs += 1
@@ -109,6 +119,7 @@ class Detector:
             first=own[0].place,
             last=own[-1].place,
             score=peak.score,
+            threshold=peak.threshold,
             windows=len(own),
             continuing=self._last_call is not None and self._last_call.run == peak.run,
             truncated=ended and own[-1] is self._last,

@@ -25,6 +25,10 @@ class EndpointError(PamdError):
     """A ZeroMQ endpoint that cannot be bound or reached."""
 
 
+class RecordError(PamdError):
+    """Recordings or clips that cannot be written."""
+
+
 class TableError(PamdError):
     """A selection table that cannot be read."""
 

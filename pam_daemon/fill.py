@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pam_daemon.clock import NS_PER_S, Clock
+from pam_daemon.live_clock import LiveClock
 from pam_daemon.sources import Audio, Missing
 from pam_daemon.sources.file import Recording
 from pam_daemon.stream import Origin, Stream
@@ -23,27 +24,42 @@ def fill(
 ) -> None:
     """Write a source's pieces to the streams' rings, stream i from row `rows[i]`; close them at the end, come what may.
 
-    `moved` is called at every piece. A stream without an origin gets one from the clocks: the UTC at which its first
-    sample was captured.
+    `moved` is called at every piece. Streams without an origin are live: the first piece gives them their clock.
     """
+    live: LiveClock | None = None
+    end = 0
     try:
         for piece in pieces:
             moved()
+            first, end = end, end + (piece.samples.shape[1] if isinstance(piece, Audio) else piece.samples)
+            if streams[0].origin is None:
+                live = LiveClock(streams[0].sample_rate_hz, clock, end, _captured_ns(piece, clock))
+                for stream in streams:
+                    stream.origin = Origin.live(live)
+            elif live is not None:
+                captured_ns = piece.monotonic_ns if isinstance(piece, Audio) else None
+                for event in live.observe(first, end, captured_ns):
+                    for stream in streams:
+                        stream.tell(event)
             for stream, row in zip(streams, rows, strict=True):
-                if stream.origin is None:
-                    stream.origin = Origin.live(stream.sample_rate_hz, _start_utc_ns(piece, stream, clock))
-                if isinstance(piece, Audio):
-                    stream.ring.write(piece.samples[row], piece.monotonic_ns)
-                else:
-                    stream.ring.gap(
-                        piece.samples,
-                        piece.reason,
-                        estimated=piece.estimated,
-                        uncertainty_s=piece.uncertainty_s,
-                    )
+                _write(piece, stream, row)
     finally:
         for stream in streams:
             stream.ring.close()
+
+
+def _write(piece: Audio | Missing, stream: Stream, row: int) -> None:
+    if isinstance(piece, Audio):
+        stream.hear(piece.samples[row])
+        stream.ring.write(piece.samples[row], piece.monotonic_ns)
+    else:
+        stream.ring.gap(piece.samples, piece.reason, estimated=piece.estimated, uncertainty_s=piece.uncertainty_s)
+
+
+def _captured_ns(piece: Audio | Missing, clock: Clock) -> int:
+    """The monotonic clock at a piece's end."""
+    captured_ns = piece.monotonic_ns if isinstance(piece, Audio) else None
+    return clock.monotonic_ns() if captured_ns is None else captured_ns
 
 
 def file_pieces(
@@ -60,13 +76,3 @@ def file_pieces(
         if stop.is_set():
             return
         yield piece
-
-
-def _start_utc_ns(piece: Audio | Missing, stream: Stream, clock: Clock) -> int:
-    """UTC of the first sample of a stream's first piece."""
-    samples = piece.samples.shape[1] if isinstance(piece, Audio) else piece.samples
-    ended_ns = clock.monotonic_ns()
-    if isinstance(piece, Audio) and piece.monotonic_ns is not None:
-        ended_ns = piece.monotonic_ns
-    ago_ns = clock.monotonic_ns() - ended_ns + samples * NS_PER_S // stream.sample_rate_hz
-    return clock.utc_ns() - ago_ns

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
+import structlog
 
 from pam_daemon.card import GOLDEN_COUNT, GOLDEN_TOLERANCE, Card, read_card
 from pam_daemon.config import Provider
@@ -18,6 +19,7 @@ from pam_daemon.records import ModelName
 from pam_daemon.ring import FloatArray
 
 _ONNX_PROVIDER = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+log = structlog.get_logger()
 _SILENT = 4  # onnxruntime's level "fatal": what goes wrong is raised, and said once by us
 
 
@@ -49,18 +51,36 @@ class Model:
         self.name = ModelName(self.card.name, hashlib.sha256(data).hexdigest())
         self._input = self._session.get_inputs()[0].name
         self._check_shape()
+        self._canary = -1
         self.golden_difference = self._check_golden()
 
     def scores(self, windows: FloatArray) -> FloatArray:
         """Windows (batch, window_samples) at the model's rate -> scores (batch, labels), 0..1.
 
         Raises:
-            ModelError: a score that is no number: to go on would be to be deaf and not to say so.
+            ModelError: the graph cannot be run, or gives a score that is no number: to go on would be to be deaf and
+                not to say so.
         """
-        result: FloatArray = self._session.run(None, {self._input: windows})[0]
+        try:
+            result: FloatArray = self._session.run(None, {self._input: windows})[0]
+        except Exception as error:  # onnxruntime's have no base of their own
+            what = str(error).strip().splitlines()[0][:200]
+            raise ModelError(
+                f"{self.path}: cannot score a batch of windows on {self.provider}: {what}; use another model"
+            ) from error
         if not np.isfinite(result).all():
             raise ModelError(f"{self.path}: gave a score that is no number on {self.provider}; use another model")
         return result
+
+    def canary(self) -> None:
+        """Score one golden window again, the next each time.
+
+        Raises:
+            ModelError: it does not come out: a broken CUDA context can give garbage for hours.
+        """
+        windows, expected = self._golden()
+        number = self._canary = (self._canary + 1) % len(windows)
+        self._compare(self.scores(windows[number : number + 1]), expected[number : number + 1], number)
 
     def _check_shape(self) -> None:
         shape = self._session.get_inputs()[0].shape
@@ -72,27 +92,25 @@ class Model:
 
     def _check_golden(self) -> float:
         """The largest difference from the golden scores."""
-        card = self.card
         windows, expected = self._golden()
-        try:
-            actual = self.scores(windows)
-        except ModelError:
-            raise
-        except Exception as error:  # onnxruntime's have no base of their own
-            what = str(error).strip().splitlines()[0][:200]
-            raise ModelError(f"{self.path}: the graph takes no batch of windows: {what}; export it again") from error
+        actual = self.scores(windows)
         if actual.shape != expected.shape:
             raise ModelError(
                 f"{self.path}: the graph gives scores {actual.shape}, its card says {expected.shape} "
                 f"(windows, labels); export the model again"
             )
+        return self._compare(actual, expected)
+
+    def _compare(self, actual: FloatArray, expected: FloatArray, first: int = 0) -> float:
+        """The largest difference of the golden windows' scores (windows, labels), from the window `first` on."""
+        card = self.card
         difference = np.abs(actual - expected)
         crossed = (actual >= card.threshold) != (expected >= card.threshold)
         bad = ~(difference <= GOLDEN_TOLERANCE[card.precision]) | crossed
         if bad.any():
             window, label = np.argwhere(bad)[0]
             raise ModelError(
-                f"{self.path}: golden self-test failed on {self.provider}: window {window} scored "
+                f"{self.path}: golden self-test failed on {self.provider}: window {first + window} scored "
                 f"{actual[window, label]:.4f}, the card says {expected[window, label]:.4f} "
                 f"(tolerance {GOLDEN_TOLERANCE[card.precision]:g}); use another copy of the file or provider: cpu"
             )
@@ -123,24 +141,31 @@ def _read(path: Path) -> bytes:
 
 
 def _open(path: Path, data: bytes, provider: Provider, options: Any) -> Any:
-    if provider == "cpu" or (provider == "auto" and not _has_nvidia_device()):
+    if provider == "cpu" or (provider == "auto" and not has_nvidia_device()):
         return _session(path, data, "cpu", options)
     try:
-        session = _session(path, data, "cuda", options)
-    except ModelError:
+        return _cuda_session(path, data, options)
+    except ModelError as error:
         if provider == "cuda":
             raise
+        log.warning("provider cpu", asked=provider, error=str(error))
         return _session(path, data, "cpu", options)
-    # Asked for CUDA, onnxruntime falls back to the CPU with no more than a warning.
-    if provider == "cuda" and session.get_providers()[0] != _ONNX_PROVIDER["cuda"]:
+
+
+def _cuda_session(path: Path, data: bytes, options: Any) -> Any:
+    """Asked for CUDA, onnxruntime falls back to the CPU with no more than a warning: that is refused."""
+    session = _session(path, data, "cuda", options)
+    got = session.get_providers()[0]
+    if got != _ONNX_PROVIDER["cuda"]:
         raise ModelError(
-            f"{path}: provider cuda was asked for and onnxruntime gave {session.get_providers()[0]}; "
+            f"{path}: provider cuda was asked for and onnxruntime gave {got}; "
             'install the CUDA libraries (pip install "pamd[cuda]") or set model.provider: cpu'
         )
     return session
 
 
-def _has_nvidia_device() -> bool:
+def has_nvidia_device() -> bool:
+    """Whether there is one, and its driver."""
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
 
 

@@ -18,6 +18,7 @@ Kind = Literal["detection", "alert", "gap", "effort", "event", "status"]
 Mode = Literal["live", "replay", "drill"]
 ThresholdSource = Literal["model", "site", "command"]
 Term = Literal["gap", "skipped"]  # not captured | captured, not analysed
+Severity = Literal["info", "warning", "error"]
 Wire = dict[str, Any]
 
 
@@ -103,15 +104,29 @@ class Event(msgspec.Struct, frozen=True):
     """Something that happened to the daemon itself."""
 
     what: str
-    severity: Literal["info", "warning", "error"]
+    severity: Severity
     text: str
     data: dict[str, Any]
 
 
 class ClockState(msgspec.Struct, frozen=True):
+    """A stream's clock: what has moved it since the stream began, and how good the machine's UTC is."""
+
     offset_s: float | None = None
     drift_ppm: float | None = None
+    drift_uncertainty_ppm: float | None = None
     quality: str | None = None
+    max_error_s: float | None = None
+
+
+class RecorderStatus(msgspec.Struct, frozen=True):
+    """What the recorder has done since the start; what it lost is lost to the recordings alone."""
+
+    lost_samples: int
+    files: int
+    bytes: int
+    clips: int
+    clips_lost: int
 
 
 class StreamStatus(msgspec.Struct, frozen=True):
@@ -126,7 +141,12 @@ class StreamStatus(msgspec.Struct, frozen=True):
     level_dbfs: float | None
     clipped: int
     source: str
+    trouble: str | None
     clock: ClockState
+    hop_s: float
+    detections: int
+    last_detection_utc: str | None
+    recorder: RecorderStatus | None
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -142,6 +162,9 @@ class Status(msgspec.Struct, frozen=True):
     provider: str
     durable: bool | None
     streams: dict[str, StreamStatus]
+    held_records: int
+    dropped_records: int
+    disk_free_bytes: int | None
 
 
 Body = Detection | Gap | Effort | Event | Status

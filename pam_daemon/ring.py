@@ -10,11 +10,14 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 from pam_daemon.records import Term
+
+_KEPT_SPANS = 256  # that all cursors have read
 
 FloatArray = npt.NDArray[np.float32]
 # 16-bit full scale: the largest positive value that a converter can give.
@@ -70,6 +73,7 @@ class Ring:
         self._store: FloatArray = np.zeros(capacity, np.float32)
         self._stored = 0  # audio samples ever stored
         self._spans: deque[_Span] = deque()
+        self._read_spans: deque[_Span] = deque(maxlen=_KEPT_SPANS)  # before those, for who asks by sample number
         self._cursors: list[Cursor] = []
         self._wait = wait
         self._head: tuple[int, int] | None = None  # a sample number, and when the sample before it was captured
@@ -119,6 +123,29 @@ class Ring:
             head, head_ns = self._head
             return head_ns - (head - sample) * 1_000_000_000 // sample_rate_hz
 
+    def heard_since(self, sample: int) -> int | None:
+        """Where the audio without a gap that holds a sample begins; None where it holds none, or is long gone."""
+        with self.changed:
+            span = self._audio_span(sample)
+            return None if span is None else span.start
+
+    def audio(self, start: int, end: int) -> FloatArray | None:
+        """A copy of samples [start, end), or up to the first gap; None where `start` is not audio that is still stored.
+
+        No cursor moves.
+        """
+        with self.changed:
+            span = self._audio_span(start)
+            if span is None:
+                return None
+            stored = span.stored + start - span.start
+            overwritten = stored < self._stored - len(self._store)
+            return None if overwritten else self._copy(stored, min(end, span.end) - start)
+
+    def _audio_span(self, sample: int) -> _Span | None:
+        spans = chain(reversed(self._spans), reversed(self._read_spans))
+        return next((span for span in spans if span.start <= sample < span.end and span.gap is None), None)
+
     def _write_audio(self, samples: FloatArray) -> None:
         while len(samples):
             part = samples[: len(self._store)]
@@ -158,7 +185,7 @@ class Ring:
     def _forget_read_spans(self) -> None:
         oldest = min(cursor.position for cursor in self._cursors)
         while len(self._spans) > 1 and self._spans[0].end <= oldest:
-            self._spans.popleft()
+            self._read_spans.append(self._spans.popleft())
 
     def _copy(self, stored: int, count: int) -> FloatArray:
         capacity = len(self._store)
@@ -193,6 +220,12 @@ class Cursor:
         """Nothing is left and nothing more will come."""
         with self._ring.changed:
             return self._ring.closed and self.position == self._ring.elapsed_samples
+
+    @property
+    def lost_samples(self) -> int:
+        """Audio that cannot be read here any more: skipped, or overwritten and not yet read as such."""
+        with self._ring.changed:
+            return self.skipped_samples + max(0, self.pending_samples - len(self._ring._store))
 
     def _read_gap(self, gap: Unheard) -> Unheard:
         # A cursor made in the middle of a gap reads the rest of it.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -15,20 +17,25 @@ from types import TracebackType
 
 import structlog
 
+from pam_daemon.chores import Chore
 from pam_daemon.clock import Clock, rfc3339
-from pam_daemon.config import Config
+from pam_daemon.config import Config, ModelChoice, changes
 from pam_daemon.control import state
+from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError
+from pam_daemon.held import RETRY_EVERY_S, Held
 from pam_daemon.journal import Bell, Journal
 from pam_daemon.model import Model, shipped_model
+from pam_daemon.overload import Overload
 from pam_daemon.publish import Publisher
-from pam_daemon.records import STATION_WIDE, Mode, Position, Record, Status, ThresholdSource, Wire
+from pam_daemon.records import STATION_WIDE, Event, Mode, Position, Record, Status, Wire, record_id
 from pam_daemon.ring import Ring
 from pam_daemon.sources import Source
 from pam_daemon.stages import Stages
 from pam_daemon.stream import Analysis, Stream
-from pam_daemon.worker import Chore, Worker
+from pam_daemon.worker import Worker
 
+RELOADED = {"model.threshold", "model.sha256"}  # keys that SIGHUP takes on
 _SUBSCRIBER_WAIT_S = 2.0
 
 log = structlog.get_logger()
@@ -43,6 +50,7 @@ class Setup:
     model: Model
     analysis: Analysis
     clock: Clock
+    threshold: float | None  # the command's
 
 
 def set_up(
@@ -64,18 +72,14 @@ def set_up(
     path = Path(choice.path) if choice.path else shipped_model()
     model = Model(path, choice.provider, choice.threads, spin=spin)
     card = model.card
-    if choice.sha256 is not None and choice.sha256 != model.name.sha256:
-        raise ConfigError(
-            f"model.sha256: {choice.sha256}: threshold and hop_s were found for another model than {path} "
-            f"({model.name.sha256}); find them anew, or remove them"
-        )
-    candidates: list[tuple[float | None, ThresholdSource]] = [(threshold, "command"), (choice.threshold, "site")]
-    chosen, source = next(((v, s) for v, s in candidates if v is not None), (card.threshold, "model"))
+    settled = _settle_threshold(choice, model, threshold)
     hop_s = next((v for v in (hop_s, choice.hop_s) if v is not None), card.hop_samples / card.sample_rate_hz)
     hop_samples = round(hop_s * card.sample_rate_hz) if math.isfinite(hop_s) else 0
     if not 1 <= hop_samples <= card.window_samples:
         window_s = card.window_samples / card.sample_rate_hz
-        raise ConfigError(f"hop {hop_s:g} s: more than nothing and at most a window ({window_s:g} s) is needed")
+        raise ConfigError(
+            f"hop {hop_s:g} s: windows cannot follow so; give one above 0 and at most a window ({window_s:g} s)"
+        )
     station = config.station
     position = None
     if station.latitude_deg is not None and station.longitude_deg is not None:
@@ -88,12 +92,24 @@ def set_up(
         model_rate_hz=card.sample_rate_hz,
         window_samples=card.window_samples,
         hop_samples=hop_samples,
-        threshold=chosen,
-        threshold_source=source,
+        threshold=settled,
         min_separation_s=config.detect.min_separation_s,
+        floor_dbfs=config.capture.floor_dbfs,
         position=position,
     )
-    return Setup(config, model, analysis, clock)
+    return Setup(config, model, analysis, clock, threshold)
+
+
+def _settle_threshold(choice: ModelChoice, model: Model, command: float | None) -> Threshold:
+    """The command's, else the site's, else the model's."""
+    if choice.sha256 is not None and choice.sha256 != model.name.sha256:
+        raise ConfigError(
+            f"model.sha256: {choice.sha256}: threshold and hop_s were found for another model than {model.path} "
+            f"({model.name.sha256}); find them anew, or remove them"
+        )
+    if command is not None:
+        return Threshold(command, "command")
+    return Threshold(model.card.threshold, "model") if choice.threshold is None else Threshold(choice.threshold, "site")
 
 
 class Crew:
@@ -163,12 +179,17 @@ class Station:
             setup.model,
             setup.config.model.batch,
             self._changed,
+            self._take_told,
             self._hand_on,
             setup.clock,
             self.stages.add("worker"),
         )
+        load, analysis = setup.config.overload, setup.analysis
+        hop_s = analysis.hop_samples / analysis.model_rate_hz
+        self._overload = Overload(load.lag_s, int((load.hop_s or hop_s) / hop_s), hop_s)
+        self._told: deque[Record] = deque()  # of what is rare: changes of a state
+        self._held = Held(self.tell, clock=setup.clock)
         self._journal: Journal | None = None  # the worker's connection
-        self._log: str | None = None
         self._places: dict[str, int] = {}  # UTC, in ns, up to which each stream was listened to before this start
         self.publisher: Publisher | None = None
         self._exits = ExitStack()
@@ -178,11 +199,11 @@ class Station:
                 journal_path = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="pamd-"))) / "journal"
             self._journal_path = journal_path
             if journal_path is not None:
-                with closing(Journal(journal_path)) as journal:
-                    self._log, last_seq = journal.log, journal.ends()[1]
-                    self._places = journal.places()
+                self._journal = exits.enter_context(closing(Journal(journal_path, [self._bell], self._held)))
+                self._journal.reserve()
+                self._places = self._journal.places()
                 if endpoint is not None:
-                    self.publisher = self._bind(endpoint, journal_path, last_seq or 0, linger_s)
+                    self.publisher = self._bind(endpoint, self._journal.ends()[1] or 0, linger_s)
             self._exits = exits.pop_all()
 
     def __enter__(self) -> Station:
@@ -211,39 +232,87 @@ class Station:
         """The worker's share, on the thread that calls; whatever ends it releases the capture threads."""
         self.streams = streams
         try:
-            self._worker.run(streams, chores)
+            self._worker.run(streams, [*chores, Chore(RETRY_EVERY_S, self._write_held)])
             self.report_effort()
+            self._write_held(now=True)
+            self._hand_on(self._take_told())
         finally:
             for stream in streams:
                 stream.ring.close()
 
+    def tell(self, event: Event) -> None:
+        """Something that happened to the station, on any thread; the worker journals it in its next round."""
+        analysis, now = self._setup.analysis, rfc3339(self.clock.utc_ns())
+        identity = record_id("event", analysis.station, STATION_WIDE, None, None, event.what, now)
+        self._told.append(Record("event", analysis.station, STATION_WIDE, analysis.mode, identity, now, event))
+
+    def _take_told(self) -> list[Record]:
+        return [self._told.popleft() for _ in range(len(self._told))]
+
     def report_effort(self) -> None:
         """What was listened to, of every stream that has begun."""
         self._hand_on([stream.effort(self.clock) for stream in self.streams if stream.origin])
+
+    def judge_load(self) -> None:
+        """Whether the worker keeps up; while it does not, it listens less often, if it may."""
+        lag_s = max(stream.lag_s for stream in self.streams)
+        event = self._overload.judge(lag_s, sum(stream.skipped_samples for stream in self.streams))
+        if event is not None:
+            self.tell(event)
+            for stream in self.streams:
+                stream.thin(self._overload.stride)
+
+    def test_model(self) -> None:
+        """A canary: a golden window through the model as it is now.
+
+        Raises:
+            ModelError: its score does not come out, which ends the process.
+        """
+        self._setup.model.canary()
+
+    def reload(self, config: Config) -> None:
+        """Take on what may change while the station listens, the threshold; say what else needs a restart.
+
+        Raises:
+            ConfigError: a threshold for another model.
+        """
+        setup = self._setup
+        changed = changes(setup.config, config)
+        threshold = _settle_threshold(config.model, setup.model, setup.threshold)
+        for stream in self.streams:
+            stream.threshold = threshold
+        restart = sorted(changed.keys() - RELOADED)
+        taken = {key: list(changed[key]) for key in sorted(changed.keys() & RELOADED)}
+        text = f"threshold {threshold.score:g} ({threshold.source})"
+        if restart:
+            text += f"; a restart is needed for {', '.join(restart)}"
+        self._setup = replace(setup, config=setup.config if restart else config)
+        data = {"changed": taken, "restart_needed": restart, "threshold": threshold.score}
+        self.tell(Event("reload", "warning" if restart else "info", text, data))
 
     def keep_places(self) -> None:
         """Where every stream is, for the next start to know since when nobody listened."""
         assert self._journal is not None, "only a live station keeps its places, and it has a journal"
         self._journal.keep_places({s.name: utc_ns for s in self.streams if (utc_ns := s.decided_utc_ns) is not None})
 
-    @contextmanager
-    def journalling(self) -> Iterator[None]:
-        """The worker's own connection to the journal, while the context lasts."""
-        if self._journal_path is None:
-            yield
-            return
-        with closing(Journal(self._journal_path, [self._bell])) as self._journal:
-            yield
+    def _write_held(self, *, now: bool = False) -> None:
+        if self._journal is not None:
+            self._journal.write_held(now=now)
 
     def _hand_on(self, records: Sequence[Record]) -> None:
         stored = self._journal.append(records) if self._journal else [(record.wire(), True) for record in records]
         for wire, new in stored:
             self._on_record(wire, new)
 
-    def _bind(self, endpoint: str, journal_path: Path, after: int, linger_s: float) -> Publisher:
+    def _open_journal(self) -> Journal:
+        """A connection for another thread than the worker."""
+        assert self._journal_path is not None, "only where there is a journal"
+        return Journal(self._journal_path, held=self._held)
+
+    def _bind(self, endpoint: str, after: int, linger_s: float) -> Publisher:
         return Publisher(
             endpoint,
-            journal_path,
+            self._open_journal,
             after,
             self._bell,
             status=self._status,
@@ -253,18 +322,21 @@ class Station:
             moved=self.stages.add("publisher"),
         )
 
+    def status(self) -> Wire:
+        """What the heartbeat says, as its fields; on any thread."""
+        with closing(self._open_journal()) as journal:
+            port = self.publisher.recovery_port if self.publisher else None
+            return self._status(port, journal.ends()[1]).wire()
+
     def state(self) -> Wire:
         """What `pamd status` prints, of a live station; on any thread."""
-        assert self._journal_path is not None, "a live station has a journal"
-        with closing(Journal(self._journal_path)) as journal:
-            port = self.publisher.recovery_port if self.publisher else None
-            status = self._status(port, journal.ends()[1]).wire()
-            return state(status, journal, self.clock.utc_ns())
+        with closing(self._open_journal()) as journal:
+            return state(self.status(), journal, self.clock.utc_ns())
 
     def _status(self, recovery: int | None, last_seq: int | None) -> Record:
         factor = self._worker.real_time_factor
         body = Status(
-            log=self._log,
+            log=self._held.log,
             last_seq=last_seq,
             every_s=self._setup.config.publish.every_s,
             recovery=recovery,
@@ -272,9 +344,19 @@ class Station:
             version=version("pamd"),
             model=self._setup.model.name,
             provider=self._setup.model.provider,
-            durable=self._journal_path is not None,
+            durable=self._journal is not None and not self._held.refused,
             streams={stream.name: stream.status(factor) for stream in self.streams},
+            held_records=len(self._held),
+            dropped_records=self._held.dropped,
+            disk_free_bytes=None if self._journal_path is None else _free_bytes(self._journal_path.parent),
         )
         analysis = self._setup.analysis
         now = rfc3339(self._setup.clock.utc_ns())
         return Record("status", analysis.station, STATION_WIDE, analysis.mode, None, now, body)
+
+
+def _free_bytes(directory: Path) -> int | None:
+    """None on a disk that fails."""
+    with suppress(OSError):
+        return shutil.disk_usage(directory).free
+    return None

@@ -7,9 +7,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
-from pam_daemon.clock import NS_PER_S, Clock, SampleClock, rfc3339
-from pam_daemon.detect import Call, Detector
+from msgspec.structs import replace
+
+from pam_daemon.clock import NS_PER_S, Clock, SampleClock, StreamClock, rfc3339
+from pam_daemon.detect import Call, Detector, Threshold
+from pam_daemon.hearing import Hearing
+from pam_daemon.live_clock import LiveClock
 from pam_daemon.records import (
     Body,
     ClockState,
@@ -23,8 +28,8 @@ from pam_daemon.records import (
     ModelName,
     Position,
     Record,
+    RecorderStatus,
     StreamStatus,
-    ThresholdSource,
     record_id,
 )
 from pam_daemon.ring import FloatArray, Ring, Unheard
@@ -45,9 +50,9 @@ class Analysis:
     model_rate_hz: int
     window_samples: int
     hop_samples: int
-    threshold: float
-    threshold_source: ThresholdSource
+    threshold: Threshold  # at the start
     min_separation_s: float
+    floor_dbfs: float
     position: Position | None = None
 
 
@@ -55,15 +60,15 @@ class Analysis:
 class Origin:
     """Where a stream's sample 0 lies: known before the first sample is read."""
 
-    clock: SampleClock
+    clock: StreamClock
     # A sample number to the key of ids and the number counted from there: for a file its SHA-256 and the sample
     # within it, for a device the UTC at which the stream began.
     locate: Callable[[int], tuple[str, int]]
+    clock_state: Callable[[], ClockState] = ClockState
 
     @staticmethod
-    def live(sample_rate_hz: int, start_utc_ns: int) -> Origin:
-        key = rfc3339(start_utc_ns)
-        return Origin(SampleClock(sample_rate_hz, start_utc_ns), lambda sample: (key, sample))
+    def live(clock: LiveClock) -> Origin:
+        return Origin(clock, lambda sample: (clock.began_utc, sample), clock.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,16 @@ class Timing:
 
     read_ns: int
     scored_ns: int
+
+
+class StreamRecorder(Protocol):
+    """What keeps a stream's sound; asked by the worker, and by whoever wants a status."""
+
+    def order_clip(self, identity: str, start: int, end: int) -> str | None:
+        """Where the sound of a detection that has this id and the windows [start, end) will be."""
+        ...
+
+    def status(self) -> RecorderStatus: ...
 
 
 class Stream:
@@ -86,11 +101,16 @@ class Stream:
         self.name = name
         self.ring = ring
         self.origin: Origin | None = None  # set before the first write to the ring
+        self.recorder: StreamRecorder | None = None  # likewise
         self.sample_rate_hz = source.sample_rate_hz
         self.analysed_samples = 0
         self.windows = 0  # scored
+        self.threshold = analysis.threshold  # for the windows to come; any thread may set another
+        self.detections = 0
+        self.last_detection_utc: str | None = None
         self.done = False
         self._source = source
+        self._hearing = Hearing(source.sample_rate_hz, analysis.floor_dbfs)
         self._analysis = analysis
         self._cursor = ring.cursor()
         self._windower = Windower(
@@ -100,8 +120,10 @@ class Stream:
         self._in_flight_samples = 0  # in windows among them
         self._detectors = self._new_detectors()
         self._heard_until_utc_ns = heard_until_utc_ns  # by the process before this one
+        self._began_unsure = False  # UTC was not to be trusted when the stream began
         self._announced = analysis.mode == "replay"  # a file began when its name says
         self._last_place: Place | None = None
+        self._told: deque[tuple[int, Event]] = deque()  # of what is rare: changes of a state
         self._lock = threading.Lock()  # samples are on the move from one count to the next
 
     def take(self, limit: int) -> list[FloatArray]:
@@ -119,6 +141,11 @@ class Stream:
     def settle(self, scores: FloatArray, timing: Timing, clock: Clock) -> list[Record]:
         """Scores (windows, labels) of the windows last taken -> what follows from them."""
         records: list[Record] = [] if self._announced or self.origin is None else self._announcement(clock)
+        while self._told and self.origin is not None:
+            sample, event = self._told.popleft()
+            records.append(self._event(sample, event, clock))
+            if event.what == "clock_step" and self._began_unsure:
+                records += self._not_running(self.origin.clock.at(sample), clock)
         rows = iter(scores)
         left = len(scores)
         with self._lock:
@@ -132,6 +159,20 @@ class Stream:
                 else:
                     records.append(self._gap(item, clock))
         return records
+
+    def hear(self, samples: FloatArray) -> None:
+        """Samples (n,) of a device, before they go into the ring: what they tell of it."""
+        if event := self._hearing.feed(samples):
+            self.tell(event)
+
+    def thin(self, stride: int) -> None:
+        """From now on, of so many windows of the grid one is scored: no more than still cover every sample."""
+        analysis = self._analysis
+        self._windower.stride = max(1, min(stride, analysis.window_samples // analysis.hop_samples))
+
+    def tell(self, event: Event) -> None:
+        """Something that happened to this stream, at the sample captured next; on any thread."""
+        self._told.append((self.ring.elapsed_samples, event))
 
     @property
     def analysed_s(self) -> float:
@@ -147,7 +188,8 @@ class Stream:
         """UTC up to which everything is decided; None before the first sample."""
         if self.origin is None:
             return None
-        return self.origin.clock.utc_ns(self._cursor.position - self._windower.pending_samples)
+        decided = self._cursor.position - self._windower.pending_samples
+        return self.origin.clock.at(decided).utc_ns(decided)
 
     @property
     def waiting(self) -> bool:
@@ -166,8 +208,8 @@ class Stream:
             counts = self._counts()
         end = counts["elapsed_samples"]
         body = Effort(
-            start_utc=origin.clock.utc(0),
-            end_utc=origin.clock.utc(end),
+            start_utc=origin.clock.at(0).utc(0),
+            end_utc=origin.clock.at(end).utc(end),
             start_sample=0,
             end_sample=end,
             sample_rate_hz=self.sample_rate_hz,
@@ -175,9 +217,16 @@ class Stream:
         )
         return self._record("effort", 0, body, clock, end)
 
+    @property
+    def lag_s(self) -> float:
+        """Stream time that is captured and not yet decided."""
+        return self._pending_samples / self.sample_rate_hz
+
     def status(self, real_time_factor: float | None) -> StreamStatus:
         with self._lock:
             counts = self._counts()
+        delivers = self._source.state == self._source.name
+        trouble = self._hearing.state if delivers else self._source.state
         return StreamStatus(
             sample_rate_hz=self.sample_rate_hz,
             **counts,
@@ -185,8 +234,13 @@ class Stream:
             real_time_factor=real_time_factor,
             level_dbfs=self._last_place.level_dbfs if self._last_place else None,
             clipped=self.ring.clipped_samples,
-            source=self._source.state,
-            clock=ClockState(),
+            source=trouble or self._source.state,
+            trouble=trouble,
+            clock=self.origin.clock_state() if self.origin else ClockState(),
+            hop_s=self._analysis.hop_samples * self._windower.stride / self._analysis.model_rate_hz,
+            detections=self.detections,
+            last_detection_utc=self.last_detection_utc,
+            recorder=self.recorder.status() if self.recorder else None,
         )
 
     def _counts(self) -> dict[str, int]:
@@ -196,11 +250,17 @@ class Stream:
                 "elapsed_samples": self.ring.elapsed_samples,
                 "analysed_samples": self.analysed_samples,
                 "gap_samples": self.ring.gap_samples,
-                "skipped_samples": self._cursor.skipped_samples + self._windower.skipped_samples,
-                "pending_samples": self._cursor.pending_samples
-                + self._windower.pending_samples
-                + self._in_flight_samples,
+                "skipped_samples": self.skipped_samples,
+                "pending_samples": self._pending_samples,
             }
+
+    @property
+    def skipped_samples(self) -> int:
+        return self._cursor.skipped_samples + self._windower.skipped_samples
+
+    @property
+    def _pending_samples(self) -> int:
+        return self._cursor.pending_samples + self._windower.pending_samples + self._in_flight_samples
 
     def _keep(self, items: Iterator[Item]) -> int:
         """Queue what the windower gave; how many windows it was."""
@@ -221,7 +281,7 @@ class Stream:
         self.windows += 1
         self._last_place = window.place
         for label, detector, score in zip(self._analysis.labels, self._detectors, scores, strict=True):
-            for call in detector.push(window.place, float(score)):
+            for call in detector.push(window.place, float(score), self.threshold):
                 yield self._detection(label, call, timing, clock)
 
     def _end_segment(self, end: SegmentEnd, timing: Timing, clock: Clock) -> Iterator[Record]:
@@ -234,11 +294,12 @@ class Stream:
     def _new_detectors(self) -> list[Detector]:
         analysis = self._analysis
         separation = round(analysis.min_separation_s * analysis.model_rate_hz)
-        return [Detector(analysis.threshold, separation) for _ in analysis.labels]
+        return [Detector(separation) for _ in analysis.labels]
 
     def _detection(self, label: str, call: Call, timing: Timing, clock: Clock) -> Record:
-        analysis, at = self._analysis, self._began().clock
+        analysis = self._analysis
         start, peak, end = call.first.source_start, call.peak.source_centre, call.last.source_end
+        at = self._began().clock.at(peak)
         body = Detection(
             start_utc=at.utc(start),
             end_utc=at.utc(end),
@@ -250,8 +311,8 @@ class Stream:
             end_sample=end,
             label=label,
             score=call.score,
-            threshold=analysis.threshold,
-            threshold_source=analysis.threshold_source,
+            threshold=call.threshold.score,
+            threshold_source=call.threshold.source,
             windows=call.windows,
             continuing=call.continuing,
             truncated=call.truncated,
@@ -260,7 +321,12 @@ class Stream:
             latency_ms=self._latency(call.peak, timing, clock),
             position=analysis.position,
         )
-        return self._record("detection", start, body, clock, analysis.model.sha256, label)
+        self.detections += 1
+        self.last_detection_utc = body.peak_utc
+        record = self._record("detection", start, body, clock, analysis.model.sha256, label)
+        if self.recorder is None or record.id is None:
+            return record
+        return replace(record, body=replace(body, clip=self.recorder.order_clip(record.id, start, end)))
 
     def _latency(self, peak: Place, timing: Timing, clock: Clock) -> Latency:
         deciding = (self._last_place or peak).source_end
@@ -272,8 +338,8 @@ class Stream:
         read_ms, score_ms, decide_ms = ((b - a) / 1e6 for a, b in itertools.pairwise(steps_ns))
         return Latency(audio_ms, read_ms, score_ms, decide_ms, audio_ms + read_ms + score_ms + decide_ms)
 
-    def _gap(self, unheard: Unheard, clock: Clock) -> Record:
-        at = self._began().clock
+    def _gap(self, unheard: Unheard, clock: Clock, at: SampleClock | None = None) -> Record:
+        at = at or self._began().clock.at(unheard.start)
         body = Gap(
             term=unheard.term,
             start_sample=unheard.start,
@@ -289,19 +355,26 @@ class Stream:
     def _announcement(self, clock: Clock) -> list[Record]:
         """That the stream has begun, and since when nobody had listened."""
         self._announced = True
-        at = self._began().clock
+        at = self._began().clock.at(0)
         began = at.utc(0)
         text = f"listening to {self._source.name}"
         body = Event("stream_began", "info", text, {"start_utc": began, "sample_rate_hz": self.sample_rate_hz})
-        records = [self._record("event", 0, body, clock, body.what)]
-        if self._heard_until_utc_ns is not None and at.start_utc_ns is not None:
-            away_ns = at.start_utc_ns - self._heard_until_utc_ns
-            if away_ns > 0:
-                # Before sample 0, outside the stream's counts.
-                samples = away_ns * self.sample_rate_hz // NS_PER_S
-                away = Unheard(-samples, samples, "gap", "not_running", True, PLACES_EVERY_S)
-                records.append(self._gap(away, clock))
-        return records
+        self._began_unsure = clock.sync().quality != "synchronised"
+        return [self._event(0, body, clock), *self._not_running(at, clock)]
+
+    def _not_running(self, at: SampleClock, clock: Clock) -> list[Record]:
+        """The time up to sample 0 when nobody listened, as far as it is not told yet; outside the stream's counts.
+
+        After a boot without a clock it is known only once UTC has been set.
+        """
+        if self._heard_until_utc_ns is None or at.start_utc_ns is None or at.start_utc_ns <= self._heard_until_utc_ns:
+            return []
+        samples = (at.start_utc_ns - self._heard_until_utc_ns) * self.sample_rate_hz // NS_PER_S
+        self._heard_until_utc_ns = at.start_utc_ns
+        return [self._gap(Unheard(-samples, samples, "gap", "not_running", True, PLACES_EVERY_S), clock, at)]
+
+    def _event(self, sample: int, event: Event, clock: Clock) -> Record:
+        return self._record("event", sample, event, clock, event.what)
 
     def _began(self) -> Origin:
         assert self.origin is not None, "samples came before the origin was set"

@@ -68,6 +68,7 @@ class Windower:
 
     def __init__(self, grid: Grid) -> None:
         self.skipped_samples = 0  # in segments shorter than a window
+        self.stride = 1  # of so many windows of the grid one is cut: at most as many as make up a window's length
         self._grid = grid
         self._segment: _Segment | None = None
         self._unheard: Unheard | None = None  # may go on
@@ -86,7 +87,7 @@ class Windower:
         if self._segment is None:
             yield from self._end_unheard()
             self._segment = _Segment(self._grid, piece.start)
-        yield from self._segment.feed(piece.samples)
+        yield from self._segment.feed(piece.samples, self.stride)
 
     def close(self) -> Iterator[Item]:
         """The stream is over: the last window, aligned to the segment's end, or the rest of a gap."""
@@ -97,7 +98,7 @@ class Windower:
         if self._segment is None:
             return
         segment, self._segment = self._segment, None
-        yield from segment.close()
+        yield from segment.close(self.stride)
         if segment.windows:
             yield SegmentEnd(segment.pending_samples)
         else:
@@ -132,7 +133,8 @@ class _Segment:
         self.start = start  # source sample number
         self.received = 0  # source samples
         self.pending_samples = 0
-        self.windows = 0
+        self.windows = 0  # of the grid, cut or left out
+        self._last_start = -1  # of the last that was cut, model samples
         self._grid = grid
         self._resampler = (
             None
@@ -144,26 +146,27 @@ class _Segment:
         self._source = _Tail()
         self._model = _Tail()
 
-    def feed(self, samples: FloatArray) -> Iterator[Window]:
+    def feed(self, samples: FloatArray, stride: int) -> Iterator[Window]:
         self.received += len(samples)
         self.pending_samples += len(samples)
         self._source.append(samples)
         self._model.append(samples if self._resampler is None else self._resampler.resample_chunk(samples))
-        yield from self._grid_windows()
+        yield from self._grid_windows(stride)
 
-    def close(self) -> Iterator[Window]:
+    def close(self, stride: int) -> Iterator[Window]:
         if self._resampler is not None:
             self._model.append(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-            yield from self._grid_windows()
+            yield from self._grid_windows(stride)
         last_start = self._model.end - self._grid.window_samples
-        if self.windows and last_start > (self.windows - 1) * self._grid.hop_samples:
+        if self.windows and last_start > self._last_start:
             yield self._window(last_start, self.received)
 
-    def _grid_windows(self) -> Iterator[Window]:
+    def _grid_windows(self, stride: int) -> Iterator[Window]:
         grid = self._grid
         while (start := self.windows * grid.hop_samples) + grid.window_samples <= self._model.end:
-            end = min(grid.source_samples(start + grid.window_samples), self.received)
-            yield self._window(start, end)
+            if not self.windows or start - self._last_start >= stride * grid.hop_samples:
+                yield self._window(start, min(grid.source_samples(start + grid.window_samples), self.received))
+            self.windows += 1
 
     def _window(self, start: int, source_end: int) -> Window:
         grid = self._grid
@@ -174,7 +177,7 @@ class _Segment:
         self._source.forget(source_start)
         fresh = source_end - (self.received - self.pending_samples)
         self.pending_samples -= fresh
-        self.windows += 1
+        self._last_start = start
         place = Place(
             centre,
             source_start=self.start + source_start,
@@ -207,6 +210,6 @@ class _Tail:
 
 def _level_dbfs(samples: FloatArray) -> float | None:
     """20 log10 rms, a full-scale square wave is 0 dB; None for digital silence."""
-    exact = samples.astype(np.float64)
-    power = float(exact @ exact) / len(exact) if len(exact) else 0.0
+    # No dot product: OpenBLAS would do it on threads of its own, which then spin for a tenth of a second.
+    power = float(np.square(samples, dtype=np.float64).mean()) if len(samples) else 0.0
     return round(10 * math.log10(power), 2) if power > 0 else None

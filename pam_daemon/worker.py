@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from pam_daemon.chores import Chore, Rota
 from pam_daemon.clock import NS_PER_S, Clock
 from pam_daemon.model import Model
 from pam_daemon.records import Record
@@ -18,23 +18,12 @@ _IDLE_S = 0.5  # the longest sleep between two looks at the rings
 _FORGET_AFTER_S = 60.0  # of stream time: the real-time factor is that of the last minute or two
 
 
-@dataclass(frozen=True, slots=True)
-class Chore:
-    """What a live station does every so often, on the worker's thread."""
-
-    every_s: float
-    work: Callable[[], None]
-
-    @property
-    def every_ns(self) -> int:
-        return int(self.every_s * NS_PER_S)
-
-
 class Worker:
     """Analyses streams that share one model.
 
     Args:
         changed: notified when one of their rings is written to or closed.
+        told: gives the station's own records since the last round.
         hand_on: takes the records of one round, in order; journal first, then whoever listens.
         moved: called once a round.
     """
@@ -44,6 +33,7 @@ class Worker:
         model: Model,
         batch: int,
         changed: threading.Condition,
+        told: Callable[[], list[Record]],
         hand_on: Callable[[Sequence[Record]], None],
         clock: Clock,
         moved: Callable[[], None],
@@ -51,6 +41,7 @@ class Worker:
         self._model = model
         self._batch = batch
         self._changed = changed
+        self._told = told
         self._hand_on = hand_on
         self._clock = clock
         self._moved = moved
@@ -64,17 +55,14 @@ class Worker:
 
     def run(self, streams: Sequence[Stream], chores: Sequence[Chore] = ()) -> None:
         """Until all streams have ended and everything in them is decided; between rounds, the chores that are due."""
-        due_ns = [self._clock.monotonic_ns() + chore.every_ns for chore in chores]
+        rota = Rota(chores, self._clock)
         while not all(stream.settled for stream in streams):
             self._moved()
             if not self._round(streams):
                 with self._changed:
                     if not any(stream.waiting for stream in streams):
                         self._changed.wait(_IDLE_S)
-            for number, chore in enumerate(chores):
-                if self._clock.monotonic_ns() >= due_ns[number]:
-                    due_ns[number] += chore.every_ns
-                    chore.work()
+            rota.tick()
 
     def _round(self, streams: Sequence[Stream]) -> bool:
         """Whether there was anything to do."""
@@ -84,7 +72,7 @@ class Worker:
         scores = self._score([window for windows in taken for window in windows])
         timing = Timing(read_ns, self._clock.monotonic_ns())
         heard_s = [stream.analysed_s for stream in streams]
-        records: list[Record] = []
+        records = self._told()
         for stream, windows in zip(streams, taken, strict=True):
             own, scores = scores[: len(windows)], scores[len(windows) :]
             records += stream.settle(own, timing, self._clock)

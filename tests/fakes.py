@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from pam_daemon.card import Card, Features, Golden, Training
-from pam_daemon.clock import NS_PER_S
+from pam_daemon.clock import NS_PER_S, Sync
 from pam_daemon.records import Event, Kind, Record, record_id
 from pam_daemon.sources import Audio, Missing
 
@@ -25,17 +25,21 @@ BEGAN_UTC_NS = 1_238_346_900 * NS_PER_S  # 2009-03-29T17:15:00Z
 
 
 class FakeClock:
-    """Stands still until a test moves it."""
+    """Stands still until a test moves it; its UTC can be stepped."""
 
     def __init__(self, utc_ns: int = BEGAN_UTC_NS) -> None:
         self.now_ns = 0
-        self._utc_ns = utc_ns
+        self.began_utc_ns = utc_ns  # UTC when the monotonic clock was 0, as the machine has it now
+        self.quality: Literal["synchronised", "unsynchronised"] = "synchronised"
 
     def monotonic_ns(self) -> int:
         return self.now_ns
 
     def utc_ns(self) -> int:
-        return self._utc_ns + self.now_ns
+        return self.began_utc_ns + self.now_ns
+
+    def sync(self) -> Sync:
+        return Sync(self.quality, 0.01)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pam_daemon.detect import Call, Detector
+from pam_daemon.detect import Call, Detector, Threshold
 from pam_daemon.windows import Place
 
 HALF_WINDOW = 2000
@@ -24,8 +24,8 @@ def place(centre: int) -> Place:
 
 
 def detect(windows: Sequence[Scored], threshold: float, separation: int) -> list[Call]:
-    detector = Detector(threshold, separation)
-    calls = [call for centre, score in windows for call in detector.push(place(centre), score)]
+    detector, held = Detector(separation), Threshold(threshold, "model")
+    calls = [call for centre, score in windows for call in detector.push(place(centre), score, held)]
     return [*calls, *detector.end()]
 
 
@@ -94,6 +94,7 @@ def reference(windows: Sequence[Scored], threshold: float, separation: int) -> l
                 first=place(centres[own[0]]),
                 last=place(centres[own[-1]]),
                 score=scores[peak],
+                threshold=Threshold(threshold, "model"),
                 windows=len(own),
                 continuing=any(run_of[other] == run_of[peak] for other in found[:number]),
                 truncated=own[-1] == len(windows) - 1,
@@ -137,9 +138,9 @@ def test_a_call_is_told_with_the_first_window_a_separation_after_it(
     """No window before that one is near enough to change it, and it needs no later one: with a hop that divides the
     separation, that is the separation and half a window of audio after the peak."""
     windows, hop = segment
-    detector = Detector(threshold, separation)
+    detector, held = Detector(separation), Threshold(threshold, "model")
     for centre, score in windows:
-        for call in detector.push(place(centre), score):
+        for call in detector.push(place(centre), score, held):
             late = centre - call.peak.centre
             assert separation <= late < separation + hop
             if separation % hop == 0 and centre != windows[-1][0]:
@@ -160,7 +161,18 @@ def test_calls_come_in_order_and_apart(segment: tuple[list[Scored], int], thresh
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
 def test_a_score_at_the_threshold_is_a_call(threshold: float) -> None:
     (call,) = detect([(2000, threshold)], threshold, 3000)
-    assert call == Call(place(2000), place(2000), place(2000), threshold, 1, continuing=False, truncated=True)
+    here, held = place(2000), Threshold(threshold, "model")
+    assert call == Call(here, here, here, threshold, held, 1, continuing=False, truncated=True)
+
+
+def test_a_threshold_that_changes_holds_from_the_next_window_on() -> None:
+    """A call says which it reached; windows scored before keep theirs, and a run goes on over the change."""
+    low, high = Threshold(0.5, "model"), Threshold(0.9, "site")
+    detector = Detector(3000)
+    pushed = [(2000, 0.6, low), (6000, 0.6, high), (10000, 0.95, high), (14000, 0.6, low)]
+    calls = [call for centre, score, held in pushed for call in detector.push(place(centre), score, held)]
+    calls += detector.end()
+    assert [(call.peak.centre, call.threshold) for call in calls] == [(2000, low), (10000, high), (14000, low)]
 
 
 def test_nothing_reaches_a_threshold_just_above() -> None:

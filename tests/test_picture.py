@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from matplotlib.image import imread
 from pam_daemon.errors import SourceError
 from pam_daemon.tools import picture
 from pam_daemon.tools.evaluate import Detected
-from pam_daemon.tools.picture import draw
+from pam_daemon.tools.picture import draw, draw_clip
 from pam_daemon.tools.tables import Selection
 
 RATE_HZ = 2000
@@ -73,8 +75,8 @@ def test_the_title_says_that_the_sea_is_simulated(noise: Path, tmp_path: Path) -
 
 
 def rows_of(path: Path, channel: int = 1) -> list[tuple[float, float, npt.NDArray[np.float32]]]:
-    duration_s, row_s = picture._rows_of(path, channel)
-    rows = list(picture._spectrograms(path, channel, row_s))
+    duration_s, row_s, top_hz = picture._rows_of(path, channel, picture.TOP_HZ)
+    rows = list(picture._spectrograms(path, channel, row_s, top_hz))
     assert rows[-1].end_s == duration_s
     return [(row.begin_s, row.end_s, row.decibels) for row in rows]
 
@@ -110,11 +112,11 @@ def test_a_recording_shorter_than_the_taper_is_drawn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("duration_s", "row_s"),
-    [(0.05, 1.0), (30.0, 30.0), (119.5, 120.0), (600.0, 120.0), (1440.0, 120.0), (36000.0, 3000.0)],
+    [(0.05, 0.05), (30.0, 30.0), (119.5, 119.5), (600.0, 120.0), (1440.0, 120.0), (36000.0, 3000.0)],
 )
 def test_a_recording_fills_at_most_twelve_rows(tmp_path: Path, duration_s: float, row_s: float) -> None:
     soundfile.write(tmp_path / "long.flac", np.zeros(round(duration_s * 1000), np.int16), 1000)
-    assert picture._rows_of(tmp_path / "long.flac", 1) == (duration_s, row_s)
+    assert picture._rows_of(tmp_path / "long.flac", 1, 400.0) == (duration_s, row_s, 400.0)
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
@@ -123,14 +125,46 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     for name, minutes in (("short", 24), ("long", 120)):
         noise = np.random.default_rng(0).normal(0, 0.01, minutes * 60 * RATE_HZ)
         soundfile.write(tmp_path / f"{name}.wav", noise, RATE_HZ)
-        duration_s, row_s = picture._rows_of(tmp_path / f"{name}.wav", 1)
+        duration_s, row_s, top_hz = picture._rows_of(tmp_path / f"{name}.wav", 1, picture.TOP_HZ)
         assert duration_s / row_s == 12
         tracemalloc.start()
-        rows = list(itertools.islice(picture._spectrograms(tmp_path / f"{name}.wav", 1, row_s), 2))
+        rows = list(itertools.islice(picture._spectrograms(tmp_path / f"{name}.wav", 1, row_s, top_hz), 2))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert rows[0].decibels.shape == rows[1].decibels.shape == (81, picture.COLUMNS)
     assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_a_clip_is_drawn_beside_it_as_far_as_its_frequencies_go(noise: Path, tmp_path: Path) -> None:
+    """All the width is its own, whatever its length; what reaches higher than the recording shows is left out."""
+    samples, _ = soundfile.read(noise, start=60 * RATE_HZ, frames=5 * RATE_HZ)
+    clip = tmp_path / "harbour.ch1.20090329T171500.250000Z.0123.flac"
+    soundfile.write(clip, samples, RATE_HZ)
+    assert draw_clip(clip, None, 400.0, 1) == clip.with_name(clip.name + ".png")
+    drawn = imread(clip.with_name(clip.name + ".png"))[:, :, :3]
+    bright = (np.abs(drawn - np.array(to_rgb(picture.SEA[-1]))).max(axis=2) < 0.05).sum(axis=1)
+    height = int(bright.argmax())
+    assert bright[height] > 1400, "a tone of 200 Hz from one side to the other"
+    draw_clip(clip, tmp_path / "wide.png", 10_000.0, 1)
+    wide = (np.abs(imread(tmp_path / "wide.png")[:, :, :3] - np.array(to_rgb(picture.SEA[-1]))).max(axis=2) < 0.05).sum(
+        axis=1
+    )
+    assert wide.max() > 1400
+    assert int(wide.argmax()) > height, "half as high on an axis to the Nyquist frequency"
+
+
+def test_the_command_says_where_the_picture_is_and_what_is_wrong_with_a_clip(noise: Path, tmp_path: Path) -> None:
+    """A path, or one line and exit code 1."""
+    (tmp_path / "clip.flac").write_text("not sound")
+    for clip, code, out, err in (
+        (noise, 0, f"{tmp_path / 'p.png'}\n", ""),
+        (tmp_path / "clip.flac", 1, "", f"pamd: {tmp_path / 'clip.flac'}: cannot be read"),
+    ):
+        command = [sys.executable, "-m", "pam_daemon", "picture", str(clip), "--out", str(tmp_path / "p.png")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (code, out), done.stderr
+        assert done.stderr.startswith(err) and len(done.stderr.splitlines()) == code
+    assert imread(tmp_path / "p.png").shape[1] == 1650
 
 
 def test_a_flac_that_breaks_off_is_an_error(noise: Path, tmp_path: Path) -> None:

@@ -37,6 +37,44 @@ WRITES = st.lists(
 )
 
 
+@given(
+    writes=st.lists(st.tuples(st.sampled_from(["audio", "gap", "read"]), st.integers(1, 40)), max_size=30),
+    asked=st.lists(st.tuples(st.integers(-5, 400), st.integers(1, 200)), min_size=1, max_size=10),
+)
+def test_stored_audio_is_given_by_its_sample_numbers(
+    writes: list[tuple[str, int]], asked: list[tuple[int, int]]
+) -> None:
+    """Up to the next gap, as long as it is stored, read or not; and where the audio that holds a sample began."""
+    capacity = 50
+    ring = Ring(capacity)
+    cursor = ring.cursor()
+    begins: list[int | None] = []  # of each sample, where its audio began; None in a gap
+    for what, count in writes:
+        start = ring.elapsed_samples
+        if what == "read":
+            cursor.read(count)
+        elif what == "gap":
+            ring.gap(count, "overflow")
+            begins += count * [None]
+        else:
+            ring.write(ramp(start, count))
+            begins += count * [begins[-1] if begins and begins[-1] is not None else start]
+    audio = [number for number, begin in enumerate(begins) if begin is not None]
+    for start, count in asked:
+        begin = begins[start] if 0 <= start < len(begins) else None
+        assert ring.heard_since(start) == begin
+        samples = ring.audio(start, start + count)
+        if begin is None or start not in audio[-capacity:]:
+            assert samples is None
+        else:
+            end = next((n for n in range(start, min(start + count, len(begins))) if begins[n] is None), start + count)
+            np.testing.assert_array_equal(samples, ramp(start, min(end, len(begins)) - start))
+    lost_samples = cursor.lost_samples
+    while cursor.read(1000) is not None:
+        pass
+    assert lost_samples == cursor.skipped_samples, "what is overwritten is lost before it is read as such"
+
+
 Told = tuple[str, int]  # a sample number's kind, and which sample it says it is
 
 

@@ -1,210 +1,379 @@
-"""At sea: a real daemon on a real PortAudio device, with what goes wrong there done to it for real."""
+"""At sea: what goes wrong there, done for real to a daemon that listens to a recording with known calls."""
 
-import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
-from fakes import toy_model
+from live import (
+    CALLS_S,
+    EITHER_WAY_S,
+    PAMD,
+    PATIENCE_S,
+    Station,
+    heard,
+    identity_holds,
+    in_place,
+    playing,
+    server_fixture,  # noqa: F401 - pytest finds the fixtures by their import
+    station_fixture,  # noqa: F401
+    unix_s,
+)
 from sound import DEVICE, RATE_HZ, SoundServer, sound_server
 
-from pam_daemon.clock import parse_rfc3339
-from pam_daemon.journal import Journal
-from pam_daemon.records import Wire
-
-PAMD = [sys.executable, "-m", "pam_daemon"]
-PATIENCE_S = 60.0  # for anything that is bound to happen
-EITHER_WAY_S = 0.6  # of an outage: what the sound server delivers in one burst
+FINE = ("--device", DEVICE, "--hop", "0.1")
 
 
-@dataclass
-class Station:
-    """A daemon's files and environment, in a directory with a short path."""
-
-    directory: Path
-    env: dict[str, str]
-
-    @property
-    def records(self) -> list[Wire]:
-        journal = Journal(self.directory / "journal")
-        try:
-            return journal.since(0, limit=10_000)
-        finally:
-            journal.close()
-
-    def of(self, kind: str) -> list[Wire]:
-        return [record for record in self.records if record["kind"] == kind]
-
-    @contextmanager
-    def running(self, *options: str) -> Iterator[subprocess.Popen[str]]:
-        """The daemon, until the block ends; what it logs is read to its end there."""
-        common = ["--model", str(self.directory / "toy.onnx"), "--journal", str(self.directory / "journal")]
-        command = [*PAMD, "run", *common, "--endpoint", "tcp://127.0.0.1:*", *options]
-        log = (self.directory / "log").open("a")
-        with log, subprocess.Popen(command, env=self.env, stderr=log, text=True) as daemon:
-            try:
-                yield daemon
-            finally:
-                daemon.send_signal(signal.SIGCONT)
-                daemon.terminate()
-                assert daemon.wait(PATIENCE_S) in (0, -signal.SIGKILL), (self.directory / "log").read_text()
-
-    def logged(self, event: str) -> int:
-        """How often the daemons so far have logged an event."""
-        lines = (self.directory / "log").read_text().splitlines()
-        return sum(json.loads(line)["event"] == event for line in lines if line.startswith("{"))
-
-    def await_logged(self, event: str, times: int = 1) -> None:
-        end_s = time.monotonic() + PATIENCE_S
-        while self.logged(event) < times:
-            assert time.monotonic() < end_s, (self.directory / "log").read_text()
-            time.sleep(0.1)
+def children(daemon: subprocess.Popen[str]) -> list[int]:
+    listed = subprocess.run(["ps", "--ppid", str(daemon.pid), "-o", "pid="], capture_output=True, text=True, check=True)
+    return [int(pid) for pid in listed.stdout.split()]
 
 
-@pytest.fixture(name="server")
-def server_fixture() -> Iterator[SoundServer]:
-    with tempfile.TemporaryDirectory(prefix="snd", dir="/tmp") as directory, sound_server(Path(directory)) as server:
-        yield server
-
-
-@pytest.fixture(name="station")
-def station_fixture(server: SoundServer, tmp_path: Path) -> Station:
-    toy_model(tmp_path / "toy.onnx")
-    return Station(tmp_path, {**server.env, "RUNTIME_DIRECTORY": str(tmp_path)})
-
-
-def identity_holds(effort: Wire) -> bool:
-    parts = ("analysed", "gap", "skipped", "pending")
-    return bool(effort["elapsed_samples"] == sum(effort[f"{part}_samples"] for part in parts))
-
-
-def burst(path: Path) -> None:
-    """Two seconds of silence, half a second of 150 Hz, two of silence."""
-    tone = 0.5 * np.sin(2 * np.pi * 150 * np.arange(RATE_HZ // 2) / RATE_HZ).astype(np.float32)
-    silence = np.zeros(2 * RATE_HZ, np.float32)
-    soundfile.write(path, np.concatenate([silence, tone, silence]), RATE_HZ, subtype="FLOAT")
+def last_effort_is_whole(station: Station) -> bool:
+    effort = station.of("effort")[-1]
+    return identity_holds(effort) and effort["pending_samples"] == 0
 
 
 def test_a_sound_server_that_dies_leaves_a_gap_and_what_comes_after_it_is_heard(
     server: SoundServer, station: Station, tmp_path: Path
 ) -> None:
-    """The device fails, is opened again, and a call after the gap has its place in the stream's time."""
-    burst(tmp_path / "burst.wav")
-    with station.running("--device", DEVICE):
-        station.await_logged("device opened")
-        time.sleep(3)
-        server.process.kill()
-        server.process.wait()
+    """The device fails, is opened again, and calls after the gap have their places in the stream's time."""
+    with station.running(*FINE):
+        station.await_source(DEVICE)
+        with playing(server, tmp_path) as before:
+            before.until(call=2)
+            server.process.kill()
+            server.process.wait()
         died_s = time.time()
         station.await_logged("device lost")
         with sound_server(Path(server.env["HOME"])) as again:
             station.await_logged("device opened", 2)
             back_s = time.time()
-            time.sleep(2)
-            began_s = time.time()
-            assert again.play(tmp_path / "burst.wav").wait() == 0
-            time.sleep(3)
-    (gap,) = station.of("gap")
-    assert gap["estimated"]
-    assert abs(gap["duration_s"] - (back_s - died_s)) < 2 * EITHER_WAY_S
-    (call,) = station.of("detection")
-    assert abs(_unix_s(call["peak_utc"]) - (began_s + 2.25)) < 1.0
-    effort = station.of("effort")[-1]
-    assert identity_holds(effort)
-    assert effort["gap_samples"] == gap["samples"]
+            time.sleep(1)
+            with playing(again, tmp_path) as after:
+                after.until(call=3)
+    gaps = station.of("gap")
+    assert [gap["reason"] for gap in gaps] == ["failed"] and gaps[0]["estimated"]
+    assert abs(gaps[0]["duration_s"] - (back_s - died_s)) < 2 * EITHER_WAY_S
+    calls = station.of("detection")
+    late_s = [
+        unix_s(call["peak_utc"]) - player.began_s - CALLS_S[number]
+        for number, (call, player) in enumerate([(calls[0], before), (calls[1], before)])
+    ]
+    late_s += [unix_s(call["peak_utc"]) - after.began_s - CALLS_S[number] for number, call in enumerate(calls[2:])]
+    assert len(calls) == 5 and in_place(dict(enumerate(late_s)))
+    assert last_effort_is_whole(station)
+    assert station.of("effort")[-1]["gap_samples"] == gaps[0]["samples"]
 
 
-def test_a_daemon_that_is_stopped_loses_nothing_that_the_child_can_keep(station: Station) -> None:
-    """Five seconds of SIGSTOP are bridged: no gap, and the stream's time is the clock's."""
-    with station.running("--device", DEVICE) as daemon:
-        station.await_logged("device opened")
-        began_s = time.monotonic()
-        time.sleep(3)
-        daemon.send_signal(signal.SIGSTOP)
-        time.sleep(5)
-        daemon.send_signal(signal.SIGCONT)
-        time.sleep(2)
-        took_s = time.monotonic() - began_s
-    assert station.of("gap") == []
-    effort = station.of("effort")[-1]
-    assert identity_holds(effort)
-    assert abs(effort["elapsed_samples"] / effort["sample_rate_hz"] - took_s) < 2 * EITHER_WAY_S
-
-
-def test_the_time_when_nobody_listened_is_a_gap_at_the_next_start(station: Station) -> None:
-    """kill -9, then a restart: the gap reaches from the last place kept to the new stream's begin."""
-    with station.running("--device", DEVICE) as daemon:
-        station.await_logged("device opened")
-        time.sleep(13)
-        daemon.kill()
-        daemon.wait()
-        died_s = time.time()
-    time.sleep(2)
-    with station.running("--device", DEVICE):
-        station.await_logged("device opened", 2)
-        time.sleep(3)
-    first, second = (event for event in station.of("event") if event["what"] == "stream_began")
-    assert first["id"] != second["id"]
-    (gap,) = (gap for gap in station.of("gap") if gap["reason"] == "not_running")
-    assert gap["start_sample"] + gap["samples"] == 0
-    start_s = _unix_s(gap["start_utc"])
-    assert died_s - gap["uncertainty_s"] - 2 * EITHER_WAY_S - 2 < start_s < died_s
-    assert abs(start_s + gap["duration_s"] - _unix_s(second["data"]["start_utc"])) < 0.001
-    assert identity_holds(station.of("effort")[-1])
-
-
-def test_an_absent_device_is_waited_for_where_the_configuration_names_it(station: Station, tmp_path: Path) -> None:
-    """The daemon stays up, says `absent`, and tells the time without a device as a gap; a --device must be there."""
-    (tmp_path / "pamd.yaml").write_text("devices: [{device: somewhere else, sample_rate_hz: 48000}]\n")
-    with station.running("--config", str(tmp_path / "pamd.yaml")):
-        station.await_logged("device absent")
-        time.sleep(3)
-        assert status(station)["status"]["streams"]["ch1"]["source"] == "absent"
-    (gap,) = station.of("gap")
-    assert gap["reason"] == "absent"
-    assert station.of("effort")[-1]["gap_samples"] == gap["samples"] > 2 * RATE_HZ
+def test_a_device_that_appears_later_is_heard_from_then_on(
+    server: SoundServer, station: Station, tmp_path: Path
+) -> None:
+    """The daemon stays up, says `absent`, and tells the time without the device as a gap; a --device must be there."""
+    server.process.kill()
+    server.process.wait()
     refused = subprocess.run(
-        [*PAMD, "run", "--device", "somewhere else", "--model", str(tmp_path / "toy.onnx")],
+        [*PAMD, "run", *FINE, "--model", str(tmp_path / "toy.onnx")],
         env={**station.env, "STATE_DIRECTORY": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert refused.returncode == 1
-    assert "no device 'somewhere else'" in refused.stderr
+    assert refused.returncode == 1 and "device 'hydrophone'" in refused.stderr, refused.stderr
+    (tmp_path / "pamd.yaml").write_text(f"devices: [{{device: {DEVICE}, sample_rate_hz: 48000}}]\n")
+    with station.running("--config", str(tmp_path / "pamd.yaml"), "--hop", "0.1"):
+        station.await_logged("listening")
+        began_s = time.time()
+        time.sleep(2)
+        assert station.status()["status"]["streams"]["ch1"]["source"] in ("absent", "busy", "failed")
+        with sound_server(Path(server.env["HOME"])) as again:
+            station.await_source(DEVICE)
+            there_s = time.time()
+            with playing(again, tmp_path) as player:
+                player.until(call=3)
+    late_s = heard(station.of("detection"), player)
+    assert sorted(late_s) == [0, 1, 2] and in_place(late_s)
+    missed_s = sum(gap["duration_s"] for gap in station.of("gap"))
+    assert there_s - began_s - 2.5 < missed_s < there_s - began_s + 2 * EITHER_WAY_S
+    assert last_effort_is_whole(station)
+
+
+def test_a_device_that_hangs_is_told_and_given_up_until_it_answers(
+    server: SoundServer, station: Station, tmp_path: Path
+) -> None:
+    """A sound server that is stopped gives neither data nor an error."""
+    with station.running(*FINE):
+        station.await_source(DEVICE)
+        time.sleep(2)
+        server.process.send_signal(signal.SIGSTOP)
+        stopped_s = time.time()
+        station.await_source("hung")
+        server.process.send_signal(signal.SIGCONT)
+        station.await_source(DEVICE)
+        back_s = time.time()
+        with playing(server, tmp_path) as player:
+            player.until(call=3)
+    (gap,) = (gap for gap in station.of("gap") if gap["reason"] == "hung")
+    assert abs(gap["duration_s"] - (back_s - stopped_s)) < 2.5
+    late_s = heard(station.of("detection"), player)
+    assert sorted(late_s) == [0, 1, 2] and in_place(late_s)
+    assert last_effort_is_whole(station)
+
+
+def test_a_daemon_that_is_stopped_loses_nothing_that_the_child_can_keep(
+    server: SoundServer, station: Station, tmp_path: Path
+) -> None:
+    """Five seconds of SIGSTOP are bridged: no gap, and every call in its place."""
+    with station.running(*FINE) as daemon:
+        station.await_source(DEVICE)
+        with playing(server, tmp_path) as player:
+            player.until(call=1)
+            daemon.send_signal(signal.SIGSTOP)
+            time.sleep(5)
+            daemon.send_signal(signal.SIGCONT)
+            player.until(call=4)
+            over = player.over
+    assert station.of("gap") == []
+    late_s = heard(station.of("detection"), player)
+    assert sorted(late_s) == list(range(over)) and in_place(late_s)
+    assert last_effort_is_whole(station)
+
+
+def test_a_daemon_stopped_for_longer_than_the_ring_says_exactly_what_it_lost(
+    server: SoundServer, station: Station, tmp_path: Path
+) -> None:
+    """Of 13 s the child keeps 5: the rest is counted, not estimated, and the calls after it are in their places."""
+    with station.running(*FINE, "--set", "capture.ring_s=5") as daemon:
+        station.await_source(DEVICE)
+        with playing(server, tmp_path) as player:
+            player.until(call=2)
+            daemon.send_signal(signal.SIGSTOP)
+            time.sleep(13)
+            daemon.send_signal(signal.SIGCONT)
+            player.until(call=player.over + 3)
+            over = player.over
+    (gap,) = station.of("gap")
+    assert (gap["term"], gap["reason"], gap["estimated"]) == ("gap", "overrun", False)
+    assert 13 - 5 - 2 < gap["duration_s"] < 13 - 5 + 0.5
+    late_s = heard(station.of("detection"), player)
+    assert {0, 1, over - 1} <= late_s.keys() and in_place(late_s)
+    lost_s = [unix_s(gap["start_utc"]), unix_s(gap["start_utc"]) + gap["duration_s"]]
+    for call in set(range(over)) - late_s.keys():
+        assert lost_s[0] - 1 < player.began_s + CALLS_S[call] < lost_s[1] + 1
+    assert last_effort_is_whole(station)
+
+
+def test_a_device_that_nobody_reads_is_found_to_have_lost_sound(
+    server: SoundServer, station: Station, tmp_path: Path
+) -> None:
+    """Daemon and capture process stopped for 5 s, as a machine in trouble does it: the device's buffer overflows, the
+    loss is measured with the clock, and the calls after it are in their places."""
+    with station.running(*FINE) as daemon:
+        station.await_source(DEVICE)
+        with playing(server, tmp_path) as player:
+            player.until(call=3)
+            stopped = [daemon.pid, *children(daemon)]
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(5)
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+            player.until(call=player.over + 4)
+            over = player.over
+    gaps = station.of("gap")
+    assert {gap["reason"] for gap in gaps} <= {"overflow", "short_segment"}
+    assert all(gap["estimated"] and gap["uncertainty_s"] > 0 for gap in gaps if gap["reason"] == "overflow")
+    assert sum(gap["duration_s"] for gap in gaps) <= 5.2
+    late_s = heard(station.of("detection"), player)
+    assert {0, 1, 2, over - 1} <= late_s.keys() and in_place(late_s)
+    assert last_effort_is_whole(station)
+
+
+def test_a_worker_that_cannot_keep_up_says_so_listens_less_often_and_recovers(
+    server: SoundServer, station: Station, tmp_path: Path
+) -> None:
+    """The daemon gets a tenth of the processor's time at a hop that needs more: nothing is lost, calls are found."""
+    released = threading.Event()
+
+    def hold_back(pid: int) -> None:
+        while not released.wait(0.1):
+            os.kill(pid, signal.SIGSTOP)
+            released.wait(0.9)
+            os.kill(pid, signal.SIGCONT)
+
+    relief = ("--set", "overload.lag_s=5", "--set", "overload.hop_s=0.5", "--set", "model.batch=1")
+    with station.running("--device", DEVICE, "--hop", "0.002", *relief) as daemon:
+        station.await_source(DEVICE)
+        with playing(server, tmp_path) as player:
+            holding = threading.Thread(target=hold_back, args=(daemon.pid,))
+            holding.start()
+            try:
+                station.await_logged("overload")
+            finally:
+                released.set()
+                holding.join()
+            station.await_logged("overload_over")
+            time.sleep(2)
+            over = player.over
+    assert [event["what"] for event in station.of("event")] == ["stream_began", "overload", "overload_over"]
+    assert station.events("overload")[0]["data"]["hop_s"] == 0.5
+    assert station.of("gap") == []
+    late_s = heard(station.of("detection"), player)
+    assert sorted(late_s) == list(range(over))
+    assert max(late_s.values()) - min(late_s.values()) < 0.8  # at the wider hop
+    assert last_effort_is_whole(station)
+
+
+def test_sigterm_in_the_middle_of_a_call_still_reports_it(
+    server: SoundServer, station: Station, tmp_path: Path
+) -> None:
+    """What was captured is analysed to its last sample; the call says that it may go on."""
+    with station.running(*FINE) as daemon, playing(server, tmp_path) as player:
+        station.await_source(DEVICE)
+        end_s = next(s for s in (player.began_s + call_s for call_s in CALLS_S) if s > time.time() + 3)
+        time.sleep(end_s + EITHER_WAY_S - time.time())
+        daemon.terminate()
+        assert daemon.wait(PATIENCE_S) == 0
+    last = station.of("detection")[-1]
+    assert last["truncated"]
+    assert abs(unix_s(last["end_utc"]) - end_s) < 2 * EITHER_WAY_S
+    assert last_effort_is_whole(station)
+
+
+def test_kill_9_and_a_restart_double_no_call_and_leave_the_time_between_as_a_gap(
+    server: SoundServer, station: Station, tmp_path: Path
+) -> None:
+    """The gap reaches from the last place kept to the new stream's begin; calls on both sides are in their places."""
+    with station.running(*FINE) as daemon:
+        station.await_source(DEVICE)
+        time.sleep(8)
+        with playing(server, tmp_path) as player:
+            player.until(call=3)
+            daemon.kill()
+            daemon.wait()
+            died_s = time.time()
+            with station.running(*FINE):
+                station.await_logged("device opened", 2)
+                player.until(call=player.over + 3)
+                over = player.over
+    first, second = station.events("stream_began")
+    assert first["id"] != second["id"]
+    (gap,) = (gap for gap in station.of("gap") if gap["reason"] == "not_running")
+    assert gap["start_sample"] + gap["samples"] == 0
+    start_s = unix_s(gap["start_utc"])
+    assert died_s - gap["uncertainty_s"] - 2 * EITHER_WAY_S - 2 < start_s < died_s
+    assert abs(start_s + gap["duration_s"] - unix_s(second["data"]["start_utc"])) < 0.001
+    late_s = heard(station.of("detection"), player)
+    assert {0, over - 1} <= late_s.keys() and in_place(late_s)
+    assert last_effort_is_whole(station)
+
+
+def test_utc_that_is_set_while_pamd_listens_is_an_event_and_moves_what_comes_after(
+    server: SoundServer, station: Station, tmp_path: Path
+) -> None:
+    """libfaketime steps the daemon's UTC by an hour: calls before keep their time, calls after have the new one."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    offset = tmp_path / "offset"
+    offset.write_text("+0")
+    faketime = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    with station.running(*FINE, env=faketime):
+        station.await_source(DEVICE)
+        with playing(server, tmp_path) as player:
+            player.until(call=2)
+            time.sleep(1)
+            offset.write_text("+3600")
+            player.until(call=player.over + 2)
+            over = player.over
+    (step,) = station.events("clock_step")
+    assert abs(step["data"]["step_s"] - 3600) < 0.1
+    late_s = [unix_s(call["peak_utc"]) - player.began_s - CALLS_S[n] for n, call in enumerate(station.of("detection"))]
+    assert len(late_s) == over
+    moved = [round(late / 3600) for late in late_s]
+    assert moved == sorted(moved) and set(moved) == {0, 1}
+    assert in_place({n: late - 3600 * hours for n, (late, hours) in enumerate(zip(late_s, moved, strict=True))})
+    assert last_effort_is_whole(station)
+
+
+def test_digital_silence_is_told_by_the_status_and_an_event(station: Station) -> None:
+    """A null sink that nobody plays to gives zeros: a device that hears nothing is not a quiet sea."""
+    with station.running(*FINE):
+        station.await_source("silent")
+    (event,) = station.events("signal")
+    assert (event["severity"], event["data"]) == ("warning", {"state": "silent"})
+
+
+def test_sighup_takes_on_a_threshold_and_says_what_needs_a_restart(station: Station, tmp_path: Path) -> None:
+    """A configuration that is wrong changes nothing; a threshold is bound to the model's sha256."""
+    config = tmp_path / "pamd.yaml"
+    config.write_text(f"devices: [{{device: {DEVICE}}}]\n")
+    with station.running("--config", str(config)) as daemon:
+        station.await_source(DEVICE)
+        sha256 = station.status()["status"]["model"]["sha256"]
+        for number, text in enumerate(
+            [
+                "model: {threshold: 0.7}\n",
+                f"model: {{threshold: 0.7, sha256: {sha256}}}\n",
+                f"model: {{threshold: 0.7, sha256: {sha256}}}\nstation: {{name: elsewhere}}\n",
+            ]
+        ):
+            config.write_text(f"devices: [{{device: {DEVICE}}}]\n{text}")
+            daemon.send_signal(signal.SIGHUP)
+            end_s = time.monotonic() + PATIENCE_S
+            while len(station.events("reload") + station.events("reload_refused")) <= number:
+                assert time.monotonic() < end_s
+                time.sleep(0.1)
+    (refused,) = station.events("reload_refused")
+    assert "model.threshold holds for one model only" in refused["text"]
+    taken, restart = station.events("reload")
+    assert taken["data"]["changed"] == {"model.sha256": [None, sha256], "model.threshold": [None, 0.7]}
+    assert (taken["severity"], taken["data"]["restart_needed"]) == ("info", [])
+    assert (restart["severity"], restart["data"]["restart_needed"]) == ("warning", ["station.name"])
 
 
 def test_systemd_hears_ready_then_a_watchdog_while_all_stages_move_then_stopping(station: Station) -> None:
-    """READY, WATCHDOG again and again, STOPPING at the end."""
+    """READY, WATCHDOG again and again, RELOADING and READY on SIGHUP, STOPPING at the end."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         address = str(station.directory / "notify")
         notify.bind(address)
         notify.settimeout(PATIENCE_S)
         station.env |= {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "2000000"}
-        with station.running("--device", DEVICE):
+        with station.running("--device", DEVICE) as daemon:
             assert notify.recv(1000).startswith(b"READY=1")
             assert [notify.recv(1000) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+            daemon.send_signal(signal.SIGHUP)
+            while (told := notify.recv(1000)) == b"WATCHDOG=1":
+                pass
+            assert told.startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+            assert notify.recv(1000) == b"READY=1"
         while (told := notify.recv(1000)) == b"WATCHDOG=1":
             pass
         assert told == b"STOPPING=1"
 
 
-def status(station: Station) -> Wire:
-    done = subprocess.run([*PAMD, "status", "--json"], env=station.env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    answer: Wire = json.loads(done.stdout)
-    return answer
+def test_the_canonical_line_says_what_the_status_says(station: Station) -> None:
+    """Once a minute, the same fields."""
+    with station.running("--device", DEVICE):
+        station.await_source(DEVICE)
+        station.await_logged("status")
+        asked = station.status()["status"]
+    (line,) = (line for line in station.log_lines() if line["event"] == "status")
+    assert asked.keys() <= line.keys()
+    assert identity_holds(line["streams"]["ch1"]) and line["streams"].keys() == asked["streams"].keys()
 
 
-def _unix_s(utc: str) -> float:
-    return parse_rfc3339(utc) / 1e9
+@pytest.fixture(autouse=True)
+def needs() -> None:
+    assert shutil.which("paplay") and list(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), (
+        "install pulseaudio-utils and faketime: `make test` does"
+    )
+    assert RATE_HZ == 48_000

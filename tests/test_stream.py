@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,8 +15,10 @@ from fakes import BEGAN_UTC_NS, TOY_RATE_HZ, TOY_WINDOW, FakeClock, FakeSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pam_daemon.clock import NS_PER_S, SampleClock
+from pam_daemon.clock import NS_PER_S, SampleClock, parse_rfc3339
+from pam_daemon.detect import Threshold
 from pam_daemon.fill import fill
+from pam_daemon.live_clock import LiveClock
 from pam_daemon.model import Model
 from pam_daemon.records import Mode, ModelName, Record, Wire, record_id
 from pam_daemon.ring import FloatArray, Ring
@@ -39,9 +41,9 @@ def analysis(hop: int = 1000, mode: Mode = "replay") -> Analysis:
         model_rate_hz=TOY_RATE_HZ,
         window_samples=TOY_WINDOW,
         hop_samples=hop,
-        threshold=0.5,
-        threshold_source="model",
+        threshold=Threshold(0.5, "model"),
         min_separation_s=1.5,
+        floor_dbfs=-90.0,
     )
 
 
@@ -216,7 +218,7 @@ def analyse(
     capture = threading.Thread(target=fill, args=(source.blocks(), streams, range(2), clock, lambda: None))
     capture.start()
     try:
-        Worker(model, batch, changed, records.extend, clock, lambda: None).run(streams)
+        Worker(model, batch, changed, list, records.extend, clock, lambda: None).run(streams)
     finally:
         for stream in streams:
             stream.ring.close()
@@ -273,9 +275,45 @@ def test_the_script_is_worth_comparing(expected: dict[int, dict[str, list[Wire]]
         assert first != second
 
 
+def moved(call: Wire, samples: int, clock: SampleClock) -> Wire:
+    """A detection so many samples later; its id, which hangs on its place, left out."""
+    places = {
+        "start": call["start_sample"] + samples,
+        "peak": round(call["peak_s"] * clock.sample_rate_hz) + samples,
+        "end": call["end_sample"] + samples,
+    }
+    later = call | {"start_sample": places["start"], "end_sample": places["end"], "id": None}
+    later |= {f"{name}_s": clock.seconds(sample) for name, sample in places.items()}
+    return later | {f"{name}_utc": clock.utc(sample) for name, sample in places.items()}
+
+
+def test_sample_numbers_go_on_past_two_to_the_31(model: Model) -> None:
+    """A stream whose first sound lies 60 s before: the same calls before, across and after it, moved to the sample."""
+    rate_hz = 48_000
+    first = 2**31 - 60 * rate_hz
+    rng = np.random.default_rng(3)
+    sound = (rng.standard_normal((2, 80 * rate_hz)) * 0.01).astype(np.float32)
+    for begin_s in (7.3, 31.0, 59.9, 66.2, 74.0):
+        sound[:, round(begin_s * rate_hz) :][:, : rate_hz // 4] *= 50
+    blocks = in_blocks([Audio(sound, None)], [4801, 30_000])
+    expected = analyse(blocks, rate_hz, model)
+    far = analyse([Missing(first, "absent"), *blocks], rate_hz, model)
+    clock = SampleClock(rate_hz, BEGAN_UTC_NS)
+    for name, wires in far.items():
+        calls, before = ([w for w in some if w["kind"] == "detection"] for some in (wires, expected[name]))
+        assert [call | {"id": None} for call in calls] == [moved(call, first, clock) for call in before]
+        spans = [(call["start_sample"] < 2**31, call["end_sample"] > 2**31) for call in calls]
+        assert spans == [(True, False), (True, False), (True, True), (False, True), (False, True)]
+        gaps = [wire for wire in wires if wire["kind"] == "gap"]
+        assert sum(gap["samples"] for gap in gaps) == first
+        terms = ("elapsed_samples", "analysed_samples", "gap_samples", "skipped_samples", "pending_samples")
+        analysed = sound.shape[1]
+        assert [wires[-1][term] for term in terms] == [first + analysed, analysed, first, 0, 0]
+
+
 def run_one(samples: FloatArray, rate_hz: int, *, hop: int = 1000, mode: Mode = "replay") -> list[Record]:
     stream = Stream("ch1", FakeSource((), rate_hz), Ring(len(samples)), analysis(hop, mode))
-    stream.origin = file_origin(rate_hz) if mode == "replay" else Origin.live(rate_hz, BEGAN_UTC_NS)
+    stream.origin = file_origin(rate_hz) if mode == "replay" else Origin.live(LiveClock(rate_hz, FakeClock(), 0, 0))
     bench = Bench(stream, np.random.default_rng(0))
     stream.ring.write(samples)
     stream.ring.close()
@@ -355,7 +393,7 @@ def test_latency_counts_from_the_last_sample_of_the_peaks_window() -> None:
     """Every half second of sound comes half a second later; scoring takes 7 ms, and 20 ms pass before it begins."""
     clock = FakeClock()
     stream = Stream("ch1", FakeSource((), 2000), Ring(40_000), analysis(mode="live"))
-    stream.origin = Origin.live(2000, BEGAN_UTC_NS)
+    stream.origin = Origin.live(LiveClock(2000, FakeClock(), 0, 0))
     samples = burst_at(6.0, 12.0, 2000)
     records: list[Record] = []
     for at in range(0, len(samples), 1000):
@@ -409,3 +447,32 @@ def test_effort_counts_the_same_as_the_status() -> None:
     assert effort["end_sample"] == 82_400
     assert effort["end_utc"] == "2009-03-29T17:15:10.300000Z"
     assert status.lag_s == 5.8
+
+
+@pytest.mark.parametrize("quality, gaps_s", [("synchronised", [100.0]), ("unsynchronised", [100.0, 3600.0])])
+def test_after_a_boot_without_a_clock_the_time_not_running_is_told_once_utc_is_set(
+    quality: Literal["synchronised", "unsynchronised"], gaps_s: list[float]
+) -> None:
+    """UTC was an hour slow at the start: what was not listened to before it ends an hour later than it seemed."""
+    clock = FakeClock()
+    clock.quality = quality
+    stopped_ns = BEGAN_UTC_NS - 100 * NS_PER_S
+    stream = Stream("ch1", FakeSource((), 2000), Ring(40_000), analysis(mode="live"), heard_until_utc_ns=stopped_ns)
+
+    def blocks() -> Iterator[Audio]:
+        for second in range(1, 11):
+            clock.now_ns = second * NS_PER_S
+            clock.began_utc_ns += 3600 * NS_PER_S * (second == 5)
+            yield Audio(np.full((1, 2000), 0.01, np.float32), clock.now_ns)
+
+    fill(blocks(), [stream], [0], clock, lambda: None)
+    records: list[Record] = []
+    while not stream.settled:
+        records += stream.settle(loudness(stream.take(5)), NOW, clock)
+    gaps = [record.wire() for record in records if record.kind == "gap"]
+    assert [gap["duration_s"] for gap in gaps] == gaps_s
+    assert {gap["reason"] for gap in gaps} == {"not_running"}
+    ends = [parse_rfc3339(gap["start_utc"]) + round(gap["duration_s"] * NS_PER_S) for gap in gaps]
+    assert parse_rfc3339(gaps[0]["start_utc"]) == stopped_ns and ends[0] == BEGAN_UTC_NS
+    assert [parse_rfc3339(gap["start_utc"]) for gap in gaps[1:]] == ends[:-1]
+    assert stream.status(None).gap_samples == 0

@@ -230,3 +230,26 @@ def test_level_is_over_the_windows_own_source_samples() -> None:
     windows = split(cut([Heard(0, samples)], Grid(48_000, 2000, WINDOW, 1000)))[0]
     levels = [window.place.level_dbfs for window in windows]
     assert levels[:3] == [-9.03, -12.04, None]
+
+
+@given(st.integers(4000, 30_000), st.sampled_from([2000, 6000]), st.sampled_from([250, 500, 1000]), st.data())
+def test_a_wider_stride_scores_fewer_windows_of_the_same_grid_and_still_covers_every_sample(
+    total: int, rate_hz: int, hop: int, data: st.DataObject
+) -> None:
+    """Whenever the stride changes: each window is one of the grid's, and the fresh samples add up to the segment."""
+    grid = Grid(rate_hz, 2000, WINDOW, hop)
+    samples = np.random.default_rng(total).normal(0, 0.1, total * rate_hz // 2000).astype(np.float32)
+    every = {w.place: w.samples for w in cut([Heard(0, samples)], grid) if isinstance(w, Window)}
+    windower = Windower(grid)
+    items: list[Item] = []
+    for at in range(0, len(samples), rate_hz):
+        windower.stride = data.draw(st.integers(1, WINDOW // hop))
+        items += windower.feed(Heard(at, samples[at : at + rate_hz]))
+    items += windower.close()
+    windows = [item for item in items if isinstance(item, Window)]
+    assert len(windows) <= len(every)
+    for window in windows:
+        assert np.array_equal(window.samples, every[window.place])
+    ends = [0, *(window.place.source_end for window in windows)]
+    assert all(window.place.source_start <= end for window, end in zip(windows, ends, strict=False))
+    assert sum(item.fresh_samples for item in items if not isinstance(item, Unheard)) == len(samples)

@@ -12,6 +12,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pam_daemon.errors import SourceError
+
+
+class Outage(SourceError):
+    """A device that cannot be listened to; `reason` is the word for it in gap records and statuses."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
 
 @dataclass(frozen=True, slots=True)
 class Audio:
@@ -47,7 +57,7 @@ class Source(Protocol):
 
     @property
     def state(self) -> str:
-        """What a status shows: the name while it is heard, else what is wrong (`absent`, `failed`, `hung`)."""
+        """What a status shows: the name while it is heard, else what is wrong (`absent`, `busy`, `failed`...)."""
         ...
 
     @property

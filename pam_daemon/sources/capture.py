@@ -12,8 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_daemon.errors import SourceError
-from pam_daemon.sources import Audio, Missing
+from pam_daemon.sources import Audio, Missing, Outage
 
 BLOCK_S = 0.1
 POLL_S = 0.02  # a hung or unplugged device blocks a read for ever, so the loop looks before it reads
@@ -141,13 +140,13 @@ def capture(
     """Blocks of at most 0.1 s until `stop` is set, then what is in the device's buffer at that moment.
 
     Raises:
-        SourceError: No frame has come for `no_data_s`, or the stream raises it; what was held back comes first.
+        Outage: No frame has come for `no_data_s`, or the stream raises it; what was held back comes first.
     """
     reader = _Reader(stream, pace, monotonic_ns)
     try:
         for frames in _portions(stream, stop, max(round(BLOCK_S * pace.sample_rate_hz), 1), no_data_s):
             yield from reader.take(frames)
-    except SourceError:
+    except Outage:
         yield from reader.finish()
         raise
     yield from reader.finish()
@@ -164,7 +163,7 @@ def _portions(stream: InputStream, stop: StopEvent, block_frames: int, no_data_s
             continue
         idle_polls, seen, wait_s = idle_polls + 1, available, POLL_S
         if idle_polls * POLL_S > no_data_s:
-            raise SourceError(f"has given no data for {no_data_s:g} s; check that it is connected and not in use")
+            raise Outage("hung", f"has given no data for {no_data_s:g} s; check that it is connected and not in use")
     rest = stream.read_available
     while rest > 0:
         yield min(rest, block_frames)

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import msgspec
 
 from pam_daemon.errors import PamdError
-from pam_daemon.sources import Audio, Missing
+from pam_daemon.sources import Audio, Missing, Outage
 from pam_daemon.sources.device import Device, find_device
 
 
@@ -45,13 +45,15 @@ class Lost(msgspec.Struct, frozen=True, tag="lost", array_like=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
-    """The device cannot be opened, or no longer read; the child ends after it."""
+    """The device cannot be opened, or no longer read: an `Outage`; the child ends after it."""
 
+    reason: str
     text: str
 
 
 Message = Opened | Block | Lost | Failed
 _LENGTH_BYTES = 4
+_ROOM_AGAIN = 0.8  # of the capacity: a loss ends when there is room for more than a block
 
 
 def write(stream: BinaryIO, message: Message) -> None:
@@ -91,7 +93,7 @@ class Outbox:
             if isinstance(piece, Missing):
                 self._flush_dropped()
                 self._messages.append(Lost(piece.samples, piece.reason, piece.estimated, piece.uncertainty_s))
-            elif self._samples + piece.samples.shape[1] > self.capacity:
+            elif self._samples + piece.samples.shape[1] > self.capacity * (_ROOM_AGAIN if self._dropped else 1):
                 self._dropped += piece.samples.shape[1]
             else:
                 self._flush_dropped()
@@ -145,12 +147,16 @@ def main(name: str, channels: int, sample_rate_hz: int | None, keep_s: float) ->
                 for piece in device.blocks():
                     outbox.put(piece)
             except PamdError as error:
-                outbox.say(Failed(str(error)))
+                outbox.say(_failed(error))
             finally:
                 outbox.end()
                 sender.join()
     except PamdError as error:
-        write(out, Failed(str(error)))
+        write(out, _failed(error))
+
+
+def _failed(error: PamdError) -> Failed:
+    return Failed(error.reason if isinstance(error, Outage) else "failed", str(error))
 
 
 def _send(outbox: Outbox, out: BinaryIO, channels: int, stop: threading.Event) -> None:

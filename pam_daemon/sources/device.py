@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pam_daemon.errors import DependencyError, SourceError
-from pam_daemon.sources import Audio, Missing
+from pam_daemon.sources import Audio, Missing, Outage
 from pam_daemon.sources.capture import Pace, StopEvent, capture
 
+_OPEN_REASONS: dict[object, str] = {-9985: "busy", -9997: "wrong_rate"}  # paDeviceUnavailable, paInvalidSampleRate
 _ALSA_HARDWARE = re.compile(r"hw:(\d+)(?:,(\d+))?", re.ASCII)
 
 
@@ -65,7 +66,7 @@ def find_device(name: str) -> DeviceInfo:
     """The device of that name: exact, else ALSA's `hw:N[,M]`, else a part that only one name has, whatever its case.
 
     Raises:
-        SourceError: There is none, or there are several.
+        Outage: There is none, or there are several.
         DependencyError: PortAudio or its Python binding is not installed.
     """
     return choose_device(name, list_devices())
@@ -75,14 +76,14 @@ def choose_device(name: str, devices: list[DeviceInfo]) -> DeviceInfo:
     """`find_device` among given devices.
 
     Raises:
-        SourceError: There is none, or there are several.
+        Outage: There is none, or there are several.
     """
     for matches in _matches(name, devices):
         if len(matches) == 1:
             return matches[0]
         if matches:
-            raise SourceError(f"device {name!r} is ambiguous: {_listed(matches)}; give the whole name")
-    raise SourceError(f"no device {name!r}; there is {_listed(devices)}; `pamd devices` lists them")
+            raise Outage("ambiguous", f"device {name!r} is ambiguous: {_listed(matches)}; give the whole name")
+    raise Outage("absent", f"no device {name!r}; there is {_listed(devices)}; `pamd devices` lists them")
 
 
 def _matches(name: str, devices: list[DeviceInfo]) -> Iterator[list[DeviceInfo]]:
@@ -136,7 +137,7 @@ class Device:
         """Open the device and start capturing.
 
         Raises:
-            SourceError: It cannot be opened: in use, or not at this rate.
+            Outage: It cannot be opened: `busy` in use, `wrong_rate` not at this rate, or `failed`.
             DependencyError: PortAudio or its Python binding is not installed.
         """
         sounddevice = _sounddevice()
@@ -150,9 +151,10 @@ class Device:
             )
             stream.start()
         except sounddevice.PortAudioError as error:
-            raise SourceError(
+            raise Outage(
+                _OPEN_REASONS.get(error.args[1] if len(error.args) > 1 else None, "failed"),
                 f"device {self.name!r} cannot be opened with {self.channels} channels at {self.sample_rate_hz} Hz "
-                f"({error}); close what else uses it, or ask for what `pamd devices` shows"
+                f"({error}); close what else uses it, or ask for what `pamd devices` shows",
             ) from error
         self._stream = _Stream(stream, sounddevice.PortAudioError)
         return self
@@ -168,7 +170,7 @@ class Device:
         """What was captured, in blocks of at most 0.1 s, and what was lost, until `stop` is set.
 
         Raises:
-            SourceError: The device fails, or gives no data for `no_data_s`.
+            Outage: The device has `failed`, or is `hung`: gives no data for `no_data_s`.
         """
         if self._stream is None:
             raise ValueError("the device is open only inside its `with`")
@@ -177,8 +179,8 @@ class Device:
             yield from capture(
                 self._stream, self._stop, pace, no_data_s=self._no_data_s, monotonic_ns=self._monotonic_ns
             )
-        except SourceError as error:
-            raise SourceError(f"device {self.name!r} {error}") from error
+        except Outage as outage:
+            raise Outage(outage.reason, f"device {self.name!r} {outage}") from outage
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +195,13 @@ class _Stream:
         try:
             return int(self.stream.read_available)
         except self.error as error:
-            raise SourceError(f"has failed ({error}); check that it is connected") from error
+            raise Outage("failed", f"has failed ({error}); check that it is connected") from error
 
     def read(self, frames: int) -> tuple[NDArray[np.float32], bool]:
         try:
             data, overflowed = self.stream.read(frames)
         except self.error as error:
-            raise SourceError(f"has failed ({error}); check that it is connected") from error
+            raise Outage("failed", f"has failed ({error}); check that it is connected") from error
         return data, overflowed
 
     def close(self) -> None:

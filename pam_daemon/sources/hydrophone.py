@@ -18,8 +18,7 @@ import numpy as np
 import structlog
 
 from pam_daemon.clock import NS_PER_S, Clock
-from pam_daemon.errors import SourceError
-from pam_daemon.sources import Audio, Missing
+from pam_daemon.sources import Audio, Missing, Outage
 from pam_daemon.sources.child import Block, Failed, Lost, Message, Opened, split
 
 RETRY_S = (5.0, 120.0)  # the first wait for a device, and the longest
@@ -29,14 +28,6 @@ _READ_BYTES = 1 << 18
 UNCERTAINTY_S = 0.1
 
 log = structlog.get_logger()
-
-
-class Outage(SourceError):
-    """The device cannot be listened to; `reason` is the gap record's word."""
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
 
 
 @dataclass
@@ -86,7 +77,7 @@ class Hydrophone:
                 self._child = self._child or _Child(self)
                 self.trouble, retry_s = None, RETRY_S[0]
                 log.info("device opened", device=self.name, sample_rate_hz=self.sample_rate_hz)
-                yield from self._listen(self._child)
+                yield from self.listen()
             except Outage as outage:
                 self.trouble = self._reason = outage.reason
                 log.warning("device lost", device=self.name, reason=self.trouble, error=str(outage), retry_s=retry_s)
@@ -98,9 +89,15 @@ class Hydrophone:
                 yield from self._wait(retry_s)
                 retry_s = min(2 * retry_s, RETRY_S[1])
 
-    def _listen(self, child: _Child) -> Iterator[Audio | Missing]:
+    def listen(self) -> Iterator[Audio | Missing]:
+        """What the open device gives, until `stop` is set.
+
+        Raises:
+            Outage: it is lost, or says nothing for `NO_MESSAGE_S`.
+        """
+        assert self._child is not None, "open first"
         first = True
-        for message in child.messages:
+        for message in self._child.messages:
             match message:
                 case Block():
                     audio = self._audio(message)
@@ -112,7 +109,7 @@ class Hydrophone:
                     self._end_ns = None if self._end_ns is None else self._end_ns + self._ns(message.samples)
                     yield Missing(message.samples, message.reason, message.estimated, message.uncertainty_s)
                 case Failed():
-                    raise Outage("failed", message.text)
+                    raise Outage(message.reason, message.text)
                 case Opened():
                     pass
         if not self.stop.is_set():
@@ -161,9 +158,10 @@ class _Child:
         self._pipe = self._process.stdout
         self.messages = self._read(of.stop)
         try:
-            first = next(self.messages, None)
-            if not isinstance(first, Opened):
-                raise Outage("absent", first.text if isinstance(first, Failed) else "the device's process has ended")
+            first = next(self.messages, Failed("failed", "the device's process has ended"))
+            if isinstance(first, Failed):
+                raise Outage(first.reason, first.text)
+            assert isinstance(first, Opened), first
         except BaseException:
             self.end()
             raise
