@@ -26,7 +26,7 @@ import yaml
 
 from export import dataset, evaluate
 from export.config import TrainConfig, load
-from pam_daemon.detect import Detector
+from pam_daemon.detect import Detector, Threshold
 from pam_daemon.model import Model
 from pam_daemon.ring import Heard
 from pam_daemon.tools.evaluate import Detected, match
@@ -124,8 +124,8 @@ def _found(simulated: dict[int, Scored], threshold: float) -> dict[str, str]:
 
 def _calls(scored: Scored, threshold: float) -> list[Detected]:
     """As the daemon decides; seconds since the recording began."""
-    detector = Detector(threshold, round(SEPARATION_S * 2000))
-    calls = [call for place, score in scored for call in detector.push(place, score)] + list(detector.end())
+    detector, least = Detector(round(SEPARATION_S * 2000)), Threshold(threshold, "command")
+    calls = [call for place, score in scored for call in detector.push(place, score, least)] + list(detector.end())
     return [Detected(call.peak.centre / 2000, call.score) for call in calls]
 
 
