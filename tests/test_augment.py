@@ -13,6 +13,11 @@ from pam_daemon.tools.sounds import band_rms
 
 RATE_HZ = 2000
 WINDOW = 4000
+OFF = (
+    "augmentation.mix_audio=Disabled",
+    "augmentation.time_shift_seconds=0",
+    "augmentation.distractor_probability=0",
+)
 
 
 def noise(count: int, seed: int, level: float = 0.1) -> Audio:
@@ -66,7 +71,7 @@ def test_mixed_targets_follow_the_shares() -> None:
 
 def test_without_augmentation_a_batch_is_the_clips() -> None:
     clips = Clips([""] * 4, noise(4, 3), np.array([[0], [1], [0], [1]], np.float32), [""] * 4)
-    off = fast_config("augmentation.mix_audio=Disabled", "augmentation.time_shift_seconds=0")
+    off = fast_config(*OFF)
     audio, targets = Augmenter(clips, off).draw(np.array([2, 1]), np.random.default_rng(1))
     np.testing.assert_array_equal(audio, clips.audio[[2, 1]])
     np.testing.assert_array_equal(targets, [[0], [1]])
@@ -91,21 +96,15 @@ def test_distractors_leave_the_labels_and_hold_no_call() -> None:
     assert all(kind.draw is not upcall for kind in DISTRACTORS)
     labels = (np.arange(32) % 2).astype(np.float32)[:, None]
     clips = Clips([""] * 32, noise(32, 3), labels, [""] * 32)
-    settings = (
-        "augmentation.mix_audio=Disabled",
-        "augmentation.time_shift_seconds=0",
-        "augmentation.distractor_probability=1",
-    )
-    audio, targets = Augmenter(clips, fast_config(*settings)).draw(np.arange(32), np.random.default_rng(1))
+    config = fast_config(*OFF, "augmentation.distractor_probability=1")
+    audio, targets = Augmenter(clips, config).draw(np.arange(32), np.random.default_rng(1))
     np.testing.assert_array_equal(targets, labels)
     assert (audio != clips.audio).any(1).all()
 
 
 def test_a_gain_changes_the_level_alone() -> None:
     clips = Clips([""] * 4, noise(4, 3), np.array([[0], [1], [0], [1]], np.float32), [""] * 4)
-    config = fast_config(
-        "augmentation.mix_audio=Disabled", "augmentation.time_shift_seconds=0", "augmentation.gain_db=12"
-    )
+    config = fast_config(*OFF, "augmentation.gain_db=12")
     audio, _ = Augmenter(clips, config).draw(np.arange(4), np.random.default_rng(1))
     gain = audio / clips.audio
     np.testing.assert_allclose(gain, np.broadcast_to(gain[:, :1], gain.shape), rtol=1e-5)
