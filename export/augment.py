@@ -1,4 +1,4 @@
-"""Augmentation of the training clips: time shifts, gain and mixup on waveforms, masks on spectrograms."""
+"""Augmentation of the training clips: time shifts, distractors, gain, mixup on waveforms; masks on spectrograms."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from torch import Tensor
 
 from export.config import TrainConfig
 from export.dataset import Audio, Clips
+from pam_daemon.tools import sounds
+from pam_daemon.tools.simulate import CONFOUNDERS, Kind
 
 FADE_S = 0.05  # crossfade between a shifted clip and what fills the rest
 _NEIGHBOURS = 16  # clips without a call, nearest in the table and so in time and noise, that fillings are drawn from
+
+# What the sea has beside calls: the confounders of a simulated sea, and as often units of song, which few clips hold.
+DISTRACTORS = (*CONFOUNDERS, Kind(sounds.song_unit, sum(kind.share for kind in CONFOUNDERS), (0.2, 1.5), (-3.0, 20.0)))
+_SHARES = np.array([kind.share for kind in DISTRACTORS]) / sum(kind.share for kind in DISTRACTORS)
+_MOST_DISTRACTORS = 3  # in one clip
 
 
 class Augmenter:
@@ -46,6 +53,8 @@ class Augmenter:
             limit = self._augmentation.time_shift_seconds * self._sample_rate_hz
             shifts = np.rint(random.uniform(-limit, limit, len(index))).astype(np.intp)
             audio = shift(audio, fillings(self._clips, index, random), shifts, self._sample_rate_hz)
+        if self._augmentation.distractor_probability:
+            audio = distract(audio, self._augmentation.distractor_probability, self._sample_rate_hz, random)
         if self._augmentation.gain_db:
             gain_db = random.uniform(-self._augmentation.gain_db, self._augmentation.gain_db, (len(index), 1))
             audio = (audio * 10 ** (gain_db / 20)).astype(np.float32)
@@ -80,6 +89,24 @@ def shift(audio: Audio, filling: Audio, shifts_samples: npt.NDArray[np.intp], sa
     moved = np.take_along_axis(audio, np.clip(source, 0, samples - 1), 1)
     level = _rms(audio) / np.maximum(_rms(filling), np.finfo(np.float32).tiny)
     mixed: Audio = (np.sqrt(fade) * moved + np.sqrt(1 - fade) * level * filling).astype(np.float32)
+    return mixed
+
+
+def distract(audio: Audio, probability: float, sample_rate_hz: int, random: np.random.Generator) -> Audio:
+    """Add to this share of the clips (batch, samples) one to three simulated sounds that are not a call.
+
+    The level of each is its kind's signal-to-noise ratio: its rms against the clip's in the upcall's band.
+    """
+    mixed = audio.copy()
+    for row in np.flatnonzero(random.random(len(audio)) < probability):
+        clip_rms = sounds.band_rms(audio[row], sample_rate_hz)
+        for number in random.choice(len(DISTRACTORS), random.integers(1, _MOST_DISTRACTORS + 1), p=_SHARES):
+            kind = DISTRACTORS[number]
+            sound = kind.draw(random, sample_rate_hz, random.uniform(*kind.duration_s)).samples
+            gain = clip_rms * 10 ** (random.uniform(*kind.snr_db) / 20) / np.sqrt(np.mean(sound**2))
+            first = int(random.integers(-sound.size // 2, audio.shape[1] - sound.size // 2))  # half of it is inside
+            inside = slice(max(first, 0), first + sound.size)
+            mixed[row, inside] += gain * sound[inside.start - first :][: audio.shape[1] - inside.start]
     return mixed
 
 

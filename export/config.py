@@ -57,6 +57,7 @@ class Augmentation(Section, frozen=True):
     mix_target: Literal["Ratio", "Max"] = "Ratio"
     # ours
     time_shift_seconds: NotNegative = 0.0  # largest shift, either way
+    distractor_probability: Share = 0.0  # of a clip to get simulated sounds that are not a call
     gain_db: NotNegative = 0.0  # largest change of level, either way
     frequency_mask_bins: CountOrNone = 0  # widest band of mel bins blanked
     time_mask_frames: CountOrNone = 0  # longest run of frames blanked

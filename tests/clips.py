@@ -10,6 +10,7 @@ from export.config import TrainConfig, load
 REPOSITORY = Path(__file__).resolve().parent.parent
 NARW = REPOSITORY / "configs" / "narw.yaml"
 HYDROGEN_TORCH = REPOSITORY / "configs" / "whale_detection.yaml"
+BASELINE = REPOSITORY / "configs" / "hydrogen_torch_baseline.yaml"
 
 # A network and a schedule that train in seconds.
 FAST = (

@@ -6,11 +6,18 @@ import numpy as np
 import torch
 from clips import fast_config
 
-from export.augment import FADE_S, Augmenter, fillings, mask, mix, shift
+from export.augment import DISTRACTORS, FADE_S, Augmenter, distract, fillings, mask, mix, shift
 from export.dataset import Audio, Clips
+from pam_daemon.tools.simulate import upcall
+from pam_daemon.tools.sounds import band_rms
 
 RATE_HZ = 2000
 WINDOW = 4000
+OFF = (
+    "augmentation.mix_audio=Disabled",
+    "augmentation.time_shift_seconds=0",
+    "augmentation.distractor_probability=0",
+)
 
 
 def noise(count: int, seed: int, level: float = 0.1) -> Audio:
@@ -64,17 +71,40 @@ def test_mixed_targets_follow_the_shares() -> None:
 
 def test_without_augmentation_a_batch_is_the_clips() -> None:
     clips = Clips([""] * 4, noise(4, 3), np.array([[0], [1], [0], [1]], np.float32), [""] * 4)
-    off = fast_config("augmentation.mix_audio=Disabled", "augmentation.time_shift_seconds=0")
+    off = fast_config(*OFF)
     audio, targets = Augmenter(clips, off).draw(np.array([2, 1]), np.random.default_rng(1))
     np.testing.assert_array_equal(audio, clips.audio[[2, 1]])
     np.testing.assert_array_equal(targets, [[0], [1]])
 
 
+def test_distractors_are_added_to_that_share_of_the_clips_and_the_rest_is_untouched() -> None:
+    audio = noise(400, 3)
+    mixed = distract(audio, 0.3, RATE_HZ, np.random.default_rng(1))
+    assert mixed.dtype == np.float32 and np.isfinite(mixed).all()
+    changed = (mixed != audio).any(1)
+    assert 0.2 < changed.mean() < 0.4
+    added_db = [
+        20 * np.log10(band_rms(m - a, RATE_HZ) / band_rms(a, RATE_HZ))
+        for m, a in zip(mixed, audio, strict=True)
+        if (m != a).any()
+    ]
+    assert max(added_db) < 25  # the loudest kind has 20 dB, and there may be three
+    assert max(added_db) > 5
+
+
+def test_distractors_leave_the_labels_and_hold_no_call() -> None:
+    assert all(kind.draw is not upcall for kind in DISTRACTORS)
+    labels = (np.arange(32) % 2).astype(np.float32)[:, None]
+    clips = Clips([""] * 32, noise(32, 3), labels, [""] * 32)
+    config = fast_config(*OFF, "augmentation.distractor_probability=1")
+    audio, targets = Augmenter(clips, config).draw(np.arange(32), np.random.default_rng(1))
+    np.testing.assert_array_equal(targets, labels)
+    assert (audio != clips.audio).any(1).all()
+
+
 def test_a_gain_changes_the_level_alone() -> None:
     clips = Clips([""] * 4, noise(4, 3), np.array([[0], [1], [0], [1]], np.float32), [""] * 4)
-    config = fast_config(
-        "augmentation.mix_audio=Disabled", "augmentation.time_shift_seconds=0", "augmentation.gain_db=12"
-    )
+    config = fast_config(*OFF, "augmentation.gain_db=12")
     audio, _ = Augmenter(clips, config).draw(np.arange(4), np.random.default_rng(1))
     gain = audio / clips.audio
     np.testing.assert_allclose(gain, np.broadcast_to(gain[:, :1], gain.shape), rtol=1e-5)

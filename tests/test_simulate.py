@@ -173,6 +173,30 @@ def test_an_upcall_sweeps_up() -> None:
         assert np.abs(call.samples).max() == pytest.approx(1.0)
 
 
+def test_a_unit_of_song_is_no_upcall() -> None:
+    """Where an upcall begins, it rises by far less than one; it may fall, and lie higher."""
+    rng = np.random.default_rng(1)
+    rises_hz, lows_hz = [], []
+    for _ in range(300):
+        duration_s = float(rng.uniform(0.2, 1.5))
+        unit = sounds.song_unit(rng, RATE_HZ, duration_s)
+        assert np.abs(unit.samples).max() == pytest.approx(1.0)
+        assert unit.samples.size == pytest.approx((duration_s + sounds.ECHO_S) * RATE_HZ, abs=2)
+        head, tail = np.array_split(unit.samples[: round(duration_s * RATE_HZ)], 2)
+        if unit.low_hz < 120.0:
+            below_hz = 1.4 * unit.high_hz  # of the fundamental alone
+            rises_hz.append(_loudest_hz(tail, below_hz) - _loudest_hz(head, below_hz))
+        lows_hz.append(unit.low_hz)
+    assert max(rises_hz) < 40.0
+    assert min(lows_hz) < 70.0 and max(lows_hz) > 400.0
+
+
+def _loudest_hz(samples: npt.NDArray[np.float64], below_hz: float) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(samples.size)))
+    freq_hz = np.fft.rfftfreq(samples.size, 1 / RATE_HZ)
+    return float(freq_hz[spectrum[freq_hz < below_hz].argmax()])
+
+
 def test_a_ship_passes_in_and_out_with_lines_that_drift_down() -> None:
     """Its lines are harmonics of the blade rate; the Doppler shift turns from above to below as it passes."""
     ship = sounds.Ship(200.0, 200.0, 15.0, 10.0, 0.0, 60.0, 1.0, ((20, 1.0),))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
-from clips import HYDROGEN_TORCH, NARW
+from clips import BASELINE, HYDROGEN_TORCH, NARW
 
 from export.config import load, trains_alike
 from pam_daemon.errors import ConfigError
@@ -20,6 +21,14 @@ def test_the_hydrogen_torch_file_means_what_it_says() -> None:
     assert config.augmentation.time_shift_seconds == 0
     assert config.dataset.data_folder_test is None  # written None, which YAML reads as text
     assert (config.prediction.precision, config.prediction.probability_threshold) == ("float32", 0.5)
+
+
+def test_the_baseline_is_hydrogen_torch_but_for_split_weights_and_seed() -> None:
+    baseline, theirs = load(BASELINE)[0], load(HYDROGEN_TORCH)[0]
+    assert (baseline.audio, baseline.augmentation) == (theirs.audio, theirs.augmentation)
+    assert (baseline.training, baseline.prediction) == (theirs.training, theirs.prediction)
+    assert baseline.architecture == msgspec.structs.replace(theirs.architecture, pretrained=False)
+    assert baseline.dataset.validation_strategy == "column"
 
 
 def test_every_given_key_without_effect_is_named() -> None:

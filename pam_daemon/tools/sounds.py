@@ -134,6 +134,21 @@ def song_note(rng: np.random.Generator, sample_rate_hz: int, duration_s: float) 
     return Sound(_multipath(tone, sample_rate_hz, rng), float(base_hz), float(base_hz + rise_hz))
 
 
+def song_unit(rng: np.random.Generator, sample_rate_hz: int, duration_s: float) -> Sound:
+    """A unit of humpback song as it is heard from afar: short, nearly level or falling, few harmonics or many.
+
+    Below 260 Hz it rises by less than an upcall does; higher up it may sweep as it likes.
+    """
+    base_hz = float(np.exp(rng.uniform(np.log(60.0), np.log(600.0))))
+    sweep_hz = rng.uniform(-0.3, 0.1) * base_hz if base_hz < 260.0 else rng.uniform(-0.4, 0.4) * base_hz
+    u = _progress(duration_s, sample_rate_hz)
+    contour_hz = base_hz + sweep_hz * u ** rng.uniform(0.5, 2.0) + rng.uniform(0.0, 0.06) * base_hz * np.sin(np.pi * u)
+    fall, highest = rng.uniform(0.05, 0.8), int(np.clip(0.45 * sample_rate_hz / contour_hz.max(), 1.0, 6.0))
+    harmonics = tuple(rng.uniform(0.5, 1.5) * fall**k for k in range(highest))
+    tone = _tone(contour_hz, harmonics, sample_rate_hz, rng) * _envelope(u, 0.2, 0.3)
+    return Sound(_multipath(tone, sample_rate_hz, rng), float(contour_hz.min()), float(contour_hz.max()))
+
+
 def pulse_train(rng: np.random.Generator, sample_rate_hz: int, duration_s: float) -> Sound:
     """Low pulses, 3 to 6 a second, as minke whales and fish give."""
     centre_hz, rate_hz = rng.uniform(80.0, 200.0), rng.uniform(3.0, 6.0)
