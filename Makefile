@@ -31,7 +31,7 @@ demo: .venv/core.stamp
 
 # Four at a time on any machine: most of what takes long waits for real time to pass.
 test: .venv/full.stamp system-packages .venv/bin/promtool
-	$(BIN)/python -m pytest -m "not long" --numprocesses 4 --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not long" --numprocesses 4 --dist loadgroup $(PYTEST_ARGS)
 
 test-long: .venv/full.stamp system-packages
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)

@@ -153,6 +153,11 @@ def heard(detections: Sequence[Wire], player: Playing) -> dict[int, float]:
     return found
 
 
+def all_heard(late_s: dict[int, float], over: int) -> bool:
+    """Whether each of the calls that were over was heard, and none but the one that was perhaps under way."""
+    return set(range(over)) <= late_s.keys() <= set(range(over + 1))
+
+
 def in_place(late_s: dict[int, float], reference: Sequence[float] = ()) -> bool:
     """Whether all were heard equally late: what the player and the windows' plateau take is the same for each."""
     every = [*late_s.values(), *reference]

@@ -14,6 +14,8 @@ from export.dataset import Audio, Clips, load
 from export.network import Scorer, WhaleNet
 from export.onnx import Limits, Quantized, export_float, quantize, score
 
+pytestmark = pytest.mark.xdist_group("onnx")  # what one test trains, others use
+
 TEMPERATURE = 1.3
 
 

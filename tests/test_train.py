@@ -24,6 +24,8 @@ from export.train import train
 from pam_daemon.card import Card, read_card
 from pam_daemon.errors import ConfigError
 
+pytestmark = pytest.mark.xdist_group("train")  # what one test trains, others use
+
 COMMAND = [sys.executable, "-c", "from export.cli import train; train()"]
 
 

