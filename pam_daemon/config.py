@@ -20,6 +20,7 @@ from pam_daemon.records import NAME_PATTERN
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5556"
 
 Provider = Literal["auto", "cuda", "cpu"]
+Preset = Literal["tally-15min", "three-in-60s", "hold-24h", "slow-zone-15d"]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -68,6 +69,59 @@ class Detect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How scores become calls."""
 
     min_separation_s: Annotated[Seconds, Meta(description="two calls are at least this far apart")] = 1.5
+
+
+class Flood(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A source that repeats itself: its detections are marked, and it extends alerts less often; none is withheld."""
+
+    count: Annotated[
+        Annotated[int, Meta(ge=0, le=10_000)],
+        Meta(description="detections of a label on a stream in window_s, from which on they are a flood; 0: never"),
+    ] = 60
+    window_s: Annotated[Seconds, Meta(description="and so long after the last such one it is over")] = 600.0
+    extend_every_s: Annotated[Seconds, Meta(description="it extends an alert with a record so often, at most")] = 900.0
+
+
+class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When detections, on all streams together, become an alert. What is null is the preset's, else as said."""
+
+    name: Annotated[Name, Meta(description="goes into its alerts and their ids")]
+    preset: Annotated[
+        Preset | None, Meta(description="tally-15min, three-in-60s, hold-24h or slow-zone-15d; keys below override it")
+    ] = None
+    label: Annotated[str | None, Meta(description="of the model; null: its only one")] = None
+    count: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | None,
+        Meta(description="`detected`: so many detections in window_s; needed without a preset"),
+    ] = None
+    window_s: Annotated[Seconds | None, Meta(description="it slides; needed without a preset")] = None
+    possible_count: Annotated[
+        Annotated[int, Meta(ge=0, le=10_000)] | None,
+        Meta(description="`possible`: so many, and fewer than count; null: 0, no such level"),
+    ] = None
+    min_score: Annotated[Share | None, Meta(description="detections below do not count; null: 0")] = None
+    streams: Annotated[
+        Annotated[int, Meta(ge=1, le=1000)] | None,
+        Meta(description="`detected` needs so many different ones; null: 1"),
+    ] = None
+    hold_s: Annotated[
+        Annotated[float, Meta(gt=0, le=5_184_000)] | None,
+        Meta(description="an alert stands so long after the last detection that meets the rule; null: window_s"),
+    ] = None
+    cool_down_s: Annotated[
+        Annotated[float, Meta(ge=0, le=5_184_000)] | None, Meta(description="from its end to the next one; null: 0")
+    ] = None
+    coverage: Annotated[
+        Share | None, Meta(description="of hold_s listened to, for an alert to be cleared, not lapsed; null: 0.9")
+    ] = None
+    extend_every_s: Annotated[
+        Annotated[float, Meta(ge=0, le=86_400)] | None,
+        Meta(description="an extension is told so often, at most; null: 0, each"),
+    ] = None
+    zone_nm: Annotated[
+        Annotated[float, Meta(gt=0, le=500)] | None,
+        Meta(description="radius of a zone round the station's position, in nautical miles; null: no zone"),
+    ] = None
 
 
 class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,11 +189,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: tuple[Device, ...] = ()
     model: ModelChoice = ModelChoice()
     detect: Detect = Detect()
+    flood: Flood = Flood()
+    alerts: tuple[AlertRule, ...] = ()
     capture: Capture = Capture()
     overload: Overload = Overload()
     record: Record = Record()
     journal: JournalPlace = JournalPlace()
     publish: Publish = Publish()
+
+
+_LISTS: dict[str, tuple[type[msgspec.Struct], str]] = {  # what there may be several of, and the first key's example
+    "devices": (Device, "device: hw:1"),
+    "alerts": (AlertRule, "name: whales"),
+}
 
 
 def load_config(path: Path | None, settings: Sequence[str] = ()) -> Config:
@@ -182,6 +244,10 @@ def _check(config: Config, place: str) -> None:
                 )
     if (station.latitude_deg is None) != (station.longitude_deg is None):
         raise ConfigError(f"{place}: station: give both latitude_deg and longitude_deg, or neither")
+    names = [rule.name for rule in config.alerts]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{place}: alerts: two rules {name}: give each a name of its own")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -238,8 +304,7 @@ def _explain(error: str, values: dict[str, Any]) -> str:
 
 def _description(keys: Sequence[str]) -> str:
     section, *_, key = keys
-    default = Device if section == "devices" else type(getattr(Config(), section))
-    return _descriptions(default)[key]
+    return _descriptions(_LISTS[section][0] if section in _LISTS else type(getattr(Config(), section)))[key]
 
 
 def commented_yaml() -> str:
@@ -250,13 +315,14 @@ def commented_yaml() -> str:
 def _lines() -> Iterator[str]:
     yield "# pamd's configuration: every key at its default. What is not set here keeps it."
     for field in msgspec.structs.fields(Config):
-        section = Device if field.name == "devices" else type(field.default)
+        section, example = _LISTS.get(field.name, (type(field.default), ""))
         yield ""
         yield f"# {(section.__doc__ or '').strip()}"
-        if section is Device:
-            yield "devices: []"
-            yield "#  - device: hw:1  # " + _descriptions(Device)["device"]
-            yield from (f"#{line.replace('  ', '    ', 1)}" for line in _keys(Device, skip="device"))
+        if example:
+            first = example.partition(":")[0]
+            yield f"{field.name}: []"
+            yield f"#  - {example}  # {_descriptions(section)[first]}"
+            yield from (f"#{line.replace('  ', '    ', 1)}" for line in _keys(section, skip=first))
         else:
             yield f"{field.name}:"
             yield from _keys(section)

@@ -1,0 +1,271 @@
+"""From detections to alerts, one rule at a time: pure, in stream time.
+
+Stream time is UTC from samples, or the time since the recording began where nobody knows its UTC, in nanoseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from pam_daemon.clock import NS_PER_S, parse_rfc3339, rfc3339
+from pam_daemon.coverage import Coverage
+from pam_daemon.records import STATION_WIDE, Alert, Detection, Level, Wire, record_id
+
+_ROUNDING_S = 0.001  # of samples at two rates
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When detections become an alert, and how long it stands."""
+
+    name: str
+    label: str
+    count: int  # detections in the window: `detected`
+    window_s: float
+    possible_count: int  # so many are `possible`; 0: there is no such level
+    min_score: float
+    streams: int  # distinct ones, for `detected`
+    hold_s: float  # from the last detection that meets the rule; no shorter than the window
+    cool_down_s: float
+    coverage: float  # of the hold, to be `cleared`
+    extend_every_s: float
+    zone: dict[str, Any] | None
+
+    def level(self, counted: Sequence[Candidate]) -> Level | None:
+        """What the detections in the window amount to."""
+        if len(counted) >= self.count and len({one.stream for one in counted}) >= self.streams:
+            return "detected"
+        return "possible" if 0 < self.possible_count <= len(counted) else None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Candidate:
+    """A detection as rules see it; they take them in this order."""
+
+    time_ns: int
+    stream: str
+    label: str
+    id: str
+    peak_s: float
+    score: float
+    flood: bool
+    utc: bool  # `time_ns` is
+    key: str
+    first_sample: int
+
+    @staticmethod
+    def of(body: Detection, stream: str, identity: str, key: str, first_sample: int) -> Candidate:
+        """Args: key, first_sample: what the detection's id is made of."""
+        return Candidate(
+            time_ns=stream_ns(body.peak_utc, body.peak_s),
+            stream=stream,
+            label=body.label,
+            id=identity,
+            peak_s=body.peak_s,
+            score=body.score,
+            flood=bool(body.flood),
+            utc=body.peak_utc is not None,
+            key=key,
+            first_sample=first_sample,
+        )
+
+    def seconds_from(self, other: Candidate) -> float:
+        """By sample numbers where both count from one begin: a live clock may move a little between them."""
+        if self.key == other.key:
+            return abs(self.peak_s - other.peak_s)
+        return abs(self.time_ns - other.time_ns) / NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An alert record in the making."""
+
+    id: str
+    body: Alert
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An alert that has not ended."""
+
+    id: str  # of its `raised` record
+    body: Alert  # as of the last detection that met the rule; the revision is that of the last record
+    last_ns: int
+    expires_ns: int
+    told_ns: int  # the last detection in the last record
+
+
+class Tally:
+    """One rule at work: counts what lies in its window, and holds at most one alert.
+
+    Args:
+        separation_s: detections of one stream that are closer are one call.
+        flood_every_s: in a flood an alert's extension is told so often, at most.
+    """
+
+    def __init__(self, rule: Rule, station: str, coverage: Coverage, separation_s: float, flood_every_s: float) -> None:
+        self.rule = rule
+        self.standing: Standing | None = None
+        self.retired = False  # by a change of the configuration: its alert runs out
+        self._station = station
+        self._coverage = coverage
+        self._separation_s = separation_s
+        self._flood_every_s = flood_every_s
+        self._window: list[Candidate] = []  # in order
+        self._last: dict[str, Candidate] = {}  # by stream: the last in the window, or before it
+        self._known: tuple[int, str] | None = None  # up to this detection the process before has decided
+        self._spent_ns: int | None = None  # up to here, detections belong to an alert that has ended
+        self._quiet_until_ns: int | None = None  # the cool-down's end
+
+    def take(self, one: Candidate) -> Decision | None:
+        """The next detection -> the alert that it raises or extends, if that is to be told."""
+        counted = self._count(one)
+        level = self.rule.level(counted)
+        if self.retired or level is None or (self._known is not None and (one.time_ns, one.stream) <= self._known):
+            return None
+        if self.standing is not None:
+            return self._extend(self.standing, one, level, counted)
+        if self._quiet_until_ns is not None and one.time_ns < self._quiet_until_ns:
+            return None
+        return self._raise(one, level, counted)
+
+    def end(self) -> Decision:
+        """The time of the alert that stands is over."""
+        assert self.standing is not None, "nothing stands"
+        standing, self.standing = self.standing, None
+        share = self._coverage.share(standing.last_ns, standing.expires_ns)
+        self._spend(standing.last_ns, standing.expires_ns)
+        body = msgspec.structs.replace(
+            standing.body,
+            alert=standing.id,
+            revision=standing.body.revision + 1,
+            state="cleared" if share >= self.rule.coverage else "lapsed",
+            coverage=_thousandths(share),
+        )
+        return Decision(self._id(body), body)
+
+    def resume(self, last: Wire | None, heard: Sequence[Candidate]) -> None:
+        """Go on after the rule's last record in the journal; None: it has none, and decides no more than a window back.
+
+        Args:
+            heard: the detections that are in the journal too, as far back as the window reaches.
+        """
+        if last is None:
+            self._known = max(((one.time_ns - to_ns(self.rule.window_s), "") for one in heard), default=None)
+            return
+        body = msgspec.convert(last, Alert)
+        last_ns, expires_ns = stream_ns(body.last_utc), stream_ns(body.expires_utc)
+        known = (one for one in heard if one.id == body.detections[-1])
+        self._known = next(((one.time_ns, one.stream) for one in known), (last_ns, ""))
+        if body.state in ("cleared", "lapsed"):
+            self._spend(last_ns, expires_ns)
+        else:
+            self.standing = Standing(body.alert or last["id"], body, last_ns, expires_ns, last_ns)
+
+    def _count(self, one: Candidate) -> list[Candidate]:
+        """What counts with this detection; nothing where it does not itself."""
+        before = self._last.get(one.stream)
+        if one.label != self.rule.label or one.score < self.rule.min_score:
+            return []
+        if before is not None and one.seconds_from(before) < self._separation_s - _ROUNDING_S:
+            return []  # a gap has cut a call in two
+        self._last[one.stream] = one
+        begin_ns = one.time_ns - to_ns(self.rule.window_s)
+        self._window = [other for other in self._window if other.time_ns > begin_ns]
+        insort(self._window, one)
+        after_ns = begin_ns if self._spent_ns is None else max(begin_ns, self._spent_ns)
+        return [other for other in self._window if after_ns < other.time_ns <= one.time_ns]
+
+    def _raise(self, one: Candidate, level: Level, counted: Sequence[Candidate]) -> Decision:
+        rule, first = self.rule, counted[0]
+        expires_ns = one.time_ns + to_ns(rule.hold_s)
+        body = Alert(
+            alert=None,
+            revision=0,
+            label=rule.label,
+            level=level,
+            state="raised",
+            rule=rule.name,
+            count=len(counted),
+            window_s=rule.window_s,
+            first_utc=rfc3339(first.time_ns) if first.utc else None,
+            last_utc=rfc3339(one.time_ns) if one.utc else None,
+            expires_utc=rfc3339(expires_ns) if one.utc else None,
+            max_score=max(other.score for other in counted),
+            detections=tuple(other.id for other in counted),
+            streams=tuple(sorted({other.stream for other in counted})),
+            coverage=self._window_coverage(one),
+            flood=one.flood,
+            zone=rule.zone,
+            key=first.key,
+            first_sample=first.first_sample,
+        )
+        identity = self._id(body)
+        self.standing = Standing(identity, body, one.time_ns, expires_ns, one.time_ns)
+        return Decision(identity, body)
+
+    def _extend(
+        self, standing: Standing, one: Candidate, level: Level, counted: Sequence[Candidate]
+    ) -> Decision | None:
+        rule, before = self.rule, standing.body
+        last_ns = max(standing.last_ns, one.time_ns)
+        expires_ns = max(standing.expires_ns, one.time_ns + to_ns(rule.hold_s))
+        risen = level == "detected" and before.level == "possible"
+        told = risen or one.time_ns - standing.told_ns >= to_ns(self._told_every_s(one))
+        body = msgspec.structs.replace(
+            before,
+            alert=standing.id,
+            revision=before.revision + told,
+            level="detected" if risen else before.level,
+            state="extended",
+            count=len(counted),
+            window_s=rule.window_s,
+            last_utc=rfc3339(last_ns) if one.utc else None,
+            expires_utc=rfc3339(expires_ns) if one.utc else None,
+            max_score=max(before.max_score, *(other.score for other in counted)),
+            detections=tuple(other.id for other in counted),
+            streams=tuple(sorted({other.stream for other in counted})),
+            coverage=self._window_coverage(one),
+            flood=one.flood,
+            zone=rule.zone,
+        )
+        told_ns = one.time_ns if told else standing.told_ns
+        self.standing = replace(standing, body=body, last_ns=last_ns, expires_ns=expires_ns, told_ns=told_ns)
+        return Decision(self._id(body), body) if told else None
+
+    def _told_every_s(self, one: Candidate) -> float:
+        """Never so seldom that an alert seems to run out while it goes on."""
+        every_s = max(self.rule.extend_every_s, self._flood_every_s if one.flood else 0.0)
+        return min(every_s, self.rule.hold_s / 2)
+
+    def _window_coverage(self, one: Candidate) -> float:
+        return _thousandths(self._coverage.share(one.time_ns - to_ns(self.rule.window_s), one.time_ns))
+
+    def _spend(self, last_ns: int, expires_ns: int) -> None:
+        self._spent_ns = last_ns
+        self._quiet_until_ns = expires_ns + to_ns(self.rule.cool_down_s)
+
+    def _id(self, body: Alert) -> str:
+        return record_id(
+            "alert", self._station, STATION_WIDE, body.key, body.first_sample, body.rule, body.label, body.revision
+        )
+
+
+def stream_ns(utc: str | None, seconds: float = 0.0) -> int:
+    """Stream time, to the microsecond that records speak in: UTC, or seconds since the recording began."""
+    return int(seconds * 1e6) * 1000 if utc is None else parse_rfc3339(utc)
+
+
+def to_ns(seconds: float) -> int:
+    return round(seconds * NS_PER_S)
+
+
+def _thousandths(share: float) -> float:
+    """Rounded down: 0.9 is only said of what is."""
+    return math.floor(share * 1000) / 1000
