@@ -18,15 +18,14 @@ from pam_daemon.errors import ConfigError
 from pam_daemon.records import Position
 
 _HOUR_S = 3600.0
-_DAY_S = 24 * _HOUR_S
 PRESETS: dict[Preset, AlertRule] = {
-    "tally-15min": AlertRule("", count=3, window_s=900.0, possible_count=1),
-    "three-in-60s": AlertRule("", count=3, window_s=60.0, hold_s=600.0),
-    "hold-24h": AlertRule("", count=3, window_s=900.0, hold_s=_DAY_S, extend_every_s=900.0),
+    "tally-15min": AlertRule("", count=3, window_s=900.0, possible_count=1, extend_every_s=60.0),
+    "three-in-60s": AlertRule("", count=3, window_s=60.0, hold_s=600.0, extend_every_s=60.0),
+    "hold-24h": AlertRule("", count=3, window_s=900.0, hold_s=24 * _HOUR_S, extend_every_s=900.0),
     "slow-zone-15d": AlertRule(
-        "", count=3, window_s=900.0, hold_s=15 * _DAY_S, extend_every_s=_HOUR_S, zone_nm=20.0
+        "", count=3, window_s=900.0, hold_s=15 * 24 * _HOUR_S, extend_every_s=_HOUR_S, zone_nm=20.0
     ),
-}  # fmt: skip
+}
 _NEUTRAL = AlertRule("", possible_count=0, min_score=0.0, streams=1, cool_down_s=0.0, coverage=0.9, extend_every_s=0.0)
 
 _EARTH_NM = 3440.065  # mean radius

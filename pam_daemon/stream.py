@@ -57,7 +57,7 @@ class Analysis:
     threshold: Threshold  # at the start
     min_separation_s: float
     floor_dbfs: float
-    flood: Flood = Flood()
+    flood: Flood
     position: Position | None = None
 
 
@@ -202,6 +202,10 @@ class Stream:
         gap = self._windower.open_gap  # its record is still to come
         decided = gap.start if gap else self._cursor.position - self._windower.pending_samples
         return self.origin.clock.at(decided).utc_ns(decided)
+
+    def locate(self, sample: int) -> tuple[str, int]:
+        """The key of the ids of what begins at a sample, and its number under this key."""
+        return self._began().locate(sample)
 
     def progress(self) -> Progress | None:
         """How far alert rules may go; None before the first sample."""
@@ -427,7 +431,7 @@ class Stream:
 
     def _record(self, kind: Kind, first_sample: int, body: Body, clock: Clock, *rest: str | int | None) -> Record:
         analysis, time_utc = self._analysis, rfc3339(clock.utc_ns())
-        key, sample = self._began().locate(first_sample)
+        key, sample = self.locate(first_sample)
         if kind == "event":
             rest = (*rest, time_utc)
         identity = record_id(kind, analysis.station, self.name, key, sample, *rest)

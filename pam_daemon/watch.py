@@ -13,13 +13,13 @@ from functools import partial
 
 import msgspec
 
-from pam_daemon.alert import Candidate, Decision, Rule, Tally, to_ns
-from pam_daemon.clock import NS_PER_S
+from pam_daemon.alert import Candidate, Decision, Rule, Tally, stream_ns, to_ns
+from pam_daemon.clock import NS_PER_S, parse_rfc3339
 from pam_daemon.coverage import Coverage
-from pam_daemon.records import Alert, Wire
+from pam_daemon.records import Alert, Body, Event, Gap, Wire
 
 _KEPT_NS = 86_400 * NS_PER_S  # of coverage: as far back as a window reaches
-_EVER_NS = -(2**62)
+EVER_NS = -(2**62)  # before all
 
 Missed = tuple[str, int, int]  # a stream, and from when to when nobody listened to it
 
@@ -33,6 +33,18 @@ class Progress:
     until_ns: int
     unheard_since_ns: int | None = None  # a gap that goes on, up to `until_ns`
     utc: bool = True
+
+
+def missed_by(stream: str, body: Body) -> Missed | None:
+    """What a record of a stream says nobody listened to, if it does."""
+    if isinstance(body, Gap):
+        start_ns = stream_ns(body.start_utc, body.start_sample * body.duration_s / body.samples)
+        return stream, start_ns, start_ns + to_ns(body.duration_s)
+    if isinstance(body, Event) and body.what == "clock_step" and body.data["step_s"] > 0:
+        # UTC that is set forward leaves out a time that never was.
+        end_ns = parse_rfc3339(body.data["utc"])
+        return stream, end_ns - to_ns(body.data["step_s"]), end_ns
+    return None
 
 
 class Watch:
@@ -65,12 +77,19 @@ class Watch:
         self._streams = self._coverage.streams = streams
         self._fresh = True
 
-    def resume(self, last: Iterable[Wire], heard: Sequence[Candidate], heard_until_ns: Mapping[str, int]) -> None:
+    def resume(
+        self,
+        last: Iterable[Wire],
+        heard: Sequence[Candidate],
+        missed: Iterable[Missed],
+        heard_until_ns: Mapping[str, int],
+    ) -> None:
         """Go on where a process before this one ended.
 
         Args:
             last: the last record in the journal of each rule and label.
             heard: the detections that are there, as far back as the rules' windows reach.
+            missed: likewise, and back to the last detection of what stands.
             heard_until_ns: by stream, up to when that process listened.
         """
         found = {(wire["rule"], wire["label"]): wire for wire in last}
@@ -82,6 +101,7 @@ class Watch:
         standing_ns = [tally.standing.last_ns for tally in self._tallies if tally.standing]
         self._now_ns = max((*standing_ns, *(one.time_ns for one in heard)), default=None)
         self._waiting = list(heard)
+        self._miss(missed)
         self._heard_until_ns = dict(heard_until_ns)
 
     def change(self, rules: Sequence[Rule]) -> None:
@@ -107,8 +127,7 @@ class Watch:
         if begun:
             decisions += self._turn_back(progress)
         self._waiting += heard
-        for stream, start_ns, end_ns in missed:
-            self._coverage.missed(stream, start_ns, end_ns)
+        self._miss(missed)
         if begun:
             self._note(progress)
             decisions += self._move_to(min(place.until_ns for place in progress))
@@ -127,15 +146,19 @@ class Watch:
         utc = progress[0].utc
         if self._now_ns is not None and (at_ns < self._now_ns - self._patience_ns or utc != self._utc):
             for stream in self._streams:
-                self._coverage.missed(stream, self._now_ns, -_EVER_NS)
-            yield from self._end_until(-_EVER_NS)
+                self._coverage.missed(stream, self._now_ns, -EVER_NS)
+            yield from self._end_until(-EVER_NS)
             self._begin_time()
         self._utc = utc
+
+    def _miss(self, missed: Iterable[Missed]) -> None:
+        for stretch in missed:
+            self._coverage.missed(*stretch)
 
     def _note(self, progress: Sequence[Progress]) -> None:
         for place in progress:
             if self._fresh:
-                self._coverage.missed(place.stream, self._heard_until_ns.get(place.stream, _EVER_NS), place.began_ns)
+                self._coverage.missed(place.stream, self._heard_until_ns.get(place.stream, EVER_NS), place.began_ns)
             if place.unheard_since_ns is not None:
                 self._coverage.missed(place.stream, place.unheard_since_ns, place.until_ns)
             self._heard_until_ns[place.stream] = place.until_ns

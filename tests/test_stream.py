@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pam_daemon.clock import NS_PER_S, SampleClock, parse_rfc3339
+from pam_daemon.config import Flood
 from pam_daemon.detect import Threshold
 from pam_daemon.fill import fill
 from pam_daemon.live_clock import LiveClock
@@ -44,6 +45,7 @@ def analysis(hop: int = 1000, mode: Mode = "replay") -> Analysis:
         threshold=Threshold(0.5, "model"),
         min_separation_s=1.5,
         floor_dbfs=-90.0,
+        flood=Flood(),
     )
 
 

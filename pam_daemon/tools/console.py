@@ -164,6 +164,8 @@ def readable(wire: Wire) -> str:
     match wire["kind"]:
         case "detection":
             return f"{head} {wire['label']} {wire['score']:.2f} at {_at(wire, 'peak')}"
+        case "alert":
+            return f"{head} {_alert(wire)}"
         case "gap":
             return f"{head} {wire['term']} {wire['reason']} {wire['duration_s']:g} s from {_at(wire, 'start')}"
         case "effort":
@@ -214,6 +216,14 @@ def _selections(detections: Iterable[tuple[Recording, Wire]], recordings: Sequen
                 "Peak Time (s)": f"{begins_s[recording.name] + wire['peak_s']:.6f}",
             },
         )
+
+
+def _alert(wire: Wire) -> str:
+    """RAISED detected: 3 upcall in 900 s ..., or LAPSED ...: the word that matters first."""
+    what = f"{wire['state'].upper()} {wire['level']}: {wire['count']} {wire['label']} in {wire['window_s']:g} s"
+    when = f", last at {wire['last_utc']}, until {wire['expires_utc']}" if wire["expires_utc"] else ""
+    flood = ", a flood" if wire["flood"] else ""
+    return f"{what}{when} ({wire['rule']}, {wire['coverage']:.0%} listened to{flood})"
 
 
 def _at(wire: Wire, which: str) -> str:
