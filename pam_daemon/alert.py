@@ -150,14 +150,14 @@ class Tally:
         )
         return Decision(self._id(body), body)
 
-    def resume(self, last: Wire | None, heard: Sequence[Candidate]) -> None:
-        """Go on after the rule's last record in the journal; None: it has none, and decides no more than a window back.
+    def resume(self, last: Wire | None, heard: Sequence[Candidate], since_ns: int) -> None:
+        """Go on after the rule's last record in the journal; where it has none, with detections from `since_ns` on.
 
         Args:
             heard: the detections that are in the journal too, as far back as the window reaches.
         """
         if last is None:
-            self._known = max(((one.time_ns - to_ns(self.rule.window_s), "") for one in heard), default=None)
+            self._known = (since_ns, "")
             return
         body = msgspec.convert(last, Alert)
         last_ns, expires_ns = stream_ns(body.last_utc), stream_ns(body.expires_utc)

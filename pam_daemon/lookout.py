@@ -60,7 +60,7 @@ class Lookout:
         self._streams = {stream.name: stream for stream in streams}
         self._watch.begin(list(self._streams))
         if journal is not None and self._analysis.mode != "replay":
-            self._watch.resume(*recall(journal, self._analysis, self._rules), places)
+            self._watch.resume(*recall(journal, self._analysis, self._rules, places), places)
 
     def follow(self, records: Sequence[Record]) -> list[Record]:
         """What the streams have just told, and how far they are now -> what becomes of alerts."""

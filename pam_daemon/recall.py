@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -18,11 +19,14 @@ _DISORDER_NS = 3600 * NS_PER_S  # between streams: as much as the longest ring h
 
 
 def recall(
-    journal: Journal, analysis: Analysis, rules: Sequence[Rule]
+    journal: Journal, analysis: Analysis, rules: Sequence[Rule], places: Mapping[str, int]
 ) -> tuple[list[Wire], list[Candidate], list[Missed]]:
     """Each rule's last record; the detections that may still count; and when nobody listened, as far back as is asked.
 
     Only records of this station and in its mode: a replay into a live station's journal raises no live alert.
+
+    Args:
+        places: by stream, the UTC in nanoseconds up to which the process before this one listened.
     """
 
     def latest(kind: str) -> Iterator[Wire]:
@@ -30,25 +34,26 @@ def recall(
         return (wire for wire in journal.latest(kind) if (wire["station"], wire["mode"]) == own)
 
     alerts = list({(wire["rule"], wire["label"]): wire for wire in reversed(list(latest("alert")))}.values())
-    since_ns = _since_ns(alerts, rules, next(latest("detection"), None))
-    if since_ns is None:
-        return alerts, [], []
+    peaks_ns = (stream_ns(wire["peak_utc"]) for wire in islice(latest("detection"), 1))
+    newest_ns = max((*places.values(), *peaks_ns), default=0)
+    since_ns = _since_ns(alerts, rules, newest_ns)
     detections = list(_detections(latest("detection"), since_ns, to_ns(analysis.min_separation_s)))
     events = list(_events(latest("event"), since_ns, detections))
     heard = [_candidate(wire, events) for wire in reversed(detections)]
     return alerts, heard, list(_missed(latest("gap"), events, since_ns))
 
 
-def _since_ns(alerts: Sequence[Wire], rules: Sequence[Rule], newest: Wire | None) -> int | None:
-    """The stream time from which on the journal matters; None: nothing in it does."""
+def _since_ns(alerts: Sequence[Wire], rules: Sequence[Rule], newest_ns: int) -> int:
+    """The stream time from which on the journal matters: a window before the last detection of what stands, and before
+    the end."""
     windows_ns = {(rule.name, rule.label): to_ns(rule.window_s) for rule in rules}
-    standing = [wire for wire in alerts if wire["state"] in ("raised", "extended")]
-    begins_ns = [
-        stream_ns(wire["last_utc"]) - windows_ns.get((wire["rule"], wire["label"]), 0) for wire in standing
-    ]  # fmt: skip
-    if newest is not None:
-        begins_ns += [stream_ns(newest["peak_utc"]) - window_ns for window_ns in windows_ns.values()]
-    return min(begins_ns) - _DISORDER_NS if begins_ns else None
+    begins_ns = [newest_ns - window_ns for window_ns in windows_ns.values()]
+    begins_ns += [
+        stream_ns(wire["last_utc"]) - windows_ns.get((wire["rule"], wire["label"]), 0)
+        for wire in alerts
+        if wire["state"] in ("raised", "extended")
+    ]
+    return min(begins_ns, default=newest_ns) - _DISORDER_NS
 
 
 def _detections(latest: Iterator[Wire], since_ns: int, separation_ns: int) -> Iterator[Wire]:

@@ -19,6 +19,7 @@ from pam_daemon.coverage import Coverage
 from pam_daemon.records import Alert, Body, Event, Gap, Wire
 
 _KEPT_NS = 86_400 * NS_PER_S  # of coverage: as far back as a window reaches
+_UNDECIDED_NS = 60 * NS_PER_S  # before the place that was kept of a stream: rules may have waited for another
 EVER_NS = -(2**62)  # before all
 
 Missed = tuple[str, int, int]  # a stream, and from when to when nobody listened to it
@@ -92,9 +93,11 @@ class Watch:
             missed: likewise, and back to the last detection of what stands.
             heard_until_ns: by stream, up to when that process listened.
         """
+        places_ns = [heard_until_ns[stream] for stream in self._streams if stream in heard_until_ns]
+        since_ns = min(places_ns, default=EVER_NS) - _UNDECIDED_NS
         found = {(wire["rule"], wire["label"]): wire for wire in last}
         for tally in self._tallies:
-            tally.resume(found.pop((tally.rule.name, tally.rule.label), None), heard)
+            tally.resume(found.pop((tally.rule.name, tally.rule.label), None), heard, since_ns)
         for wire in found.values():
             if wire["state"] in ("raised", "extended"):
                 self._tallies.append(self._retired(wire))
@@ -191,5 +194,5 @@ class Watch:
         rule = Rule(body.rule, body.label, 1, body.window_s, 0, 0.0, 1, body.window_s, 0.0, 0.9, 0.0, body.zone)
         tally = self._new_tally(rule, coverage=self._coverage)
         tally.retired = True
-        tally.resume(last, ())
+        tally.resume(last, (), EVER_NS)
         return tally
