@@ -28,6 +28,7 @@ MODEL = ModelName("toy", "0" * 64)
 SEPARATION_S = 3
 FLOOD_EVERY_S = 25.0
 GAP_PIECE_S = 60
+LENGTH_S = 300
 RATE_HZ = 1000
 ANALYSIS = Analysis(
     station="pamd",
@@ -286,10 +287,10 @@ def seas(draw: st.DrawFn) -> Sea:
     calls: dict[str, list[Call]] = {}
     gaps: dict[str, list[tuple[int, int]]] = {}
     for stream in ("ch1", "ch2", "ch3")[: draw(st.integers(1, 3))]:
-        edges = sorted(draw(st.sets(st.integers(0, 600), max_size=6)))
+        edges = sorted(draw(st.sets(st.integers(0, LENGTH_S), max_size=8)))
         gaps[stream] = list(zip(edges[::2], edges[1::2], strict=False))
         calls[stream] = []
-        for at_s in sorted(draw(st.sets(st.integers(1, 600), max_size=25))):
+        for at_s in sorted(draw(st.sets(st.integers(1, LENGTH_S), max_size=40))):
             if any(start_s <= at_s < end_s for start_s, end_s in gaps[stream]):
                 continue
             for label in draw(st.sampled_from(["a", "a", "a", "b", "ab"])):
@@ -439,5 +440,7 @@ def test_alerts_are_the_references_whatever_comes_when(
                 station.restart(seconds)
             else:
                 station.move(streams[which % len(streams)], seconds)
+        for stream in streams:  # to the end of what there is to be heard, and of any hold
+            station.move(stream, LENGTH_S + 800)
         expected = [one for number, rule in enumerate(rules) for one in reference(station.truth, rule, number)]
         assert [compared(one) for one in station.decided] == list(told(sorted(expected, key=lambda one: one.order)))
