@@ -37,7 +37,7 @@ def recall(
     peaks_ns = (stream_ns(wire["peak_utc"]) for wire in islice(latest("detection"), 1))
     newest_ns = max((*places.values(), *peaks_ns), default=0)
     since_ns = _since_ns(alerts, rules, newest_ns)
-    detections = list(_detections(latest("detection"), since_ns, to_ns(analysis.min_separation_s)))
+    detections = list(_detections(latest("detection"), since_ns))
     events = list(_events(latest("event"), since_ns, detections))
     heard = [_candidate(wire, events) for wire in reversed(detections)]
     return alerts, heard, list(_missed(latest("gap"), events, since_ns))
@@ -56,15 +56,13 @@ def _since_ns(alerts: Sequence[Wire], rules: Sequence[Rule], newest_ns: int) -> 
     return min(begins_ns, default=newest_ns) - _DISORDER_NS
 
 
-def _detections(latest: Iterator[Wire], since_ns: int, separation_ns: int) -> Iterator[Wire]:
-    """The newest first; they begin where none is so close to the one before it that the two may be one call."""
+def _detections(latest: Iterator[Wire], since_ns: int) -> Iterator[Wire]:
+    """The newest first."""
     later_ns: int | None = None
     for wire in latest:
         at_ns = stream_ns(wire["peak_utc"])
-        if later_ns is not None:
-            set_back = at_ns > later_ns + _DISORDER_NS  # UTC was: this is of another time
-            if set_back or (at_ns < since_ns and later_ns - at_ns >= separation_ns):
-                return
+        if at_ns < since_ns or (later_ns is not None and at_ns > later_ns + _DISORDER_NS):
+            return  # early enough; or UTC was set back, and this is of another time
         later_ns = at_ns
         yield wire
 
