@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -31,7 +31,7 @@ def cli() -> None:
 
 
 def station_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What `run` and `replay` have in common."""
+    """What `run`, `doctor` and `replay` have in common."""
     for option in (
         click.option("--config", "config_path", type=PATH, help="YAML; `pamd config` prints one."),
         click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Over the configuration."),
@@ -44,6 +44,25 @@ def station_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What `run` and `doctor` listen to, and where they keep it."""
+    for option in (
+        click.option("--device", "devices", multiple=True, help="As `pamd devices` prints it; may be repeated."),
+        click.option("--channels", default="1", show_default=True, help="Of each --device, from 1, with commas."),
+        click.option(
+            "--record", type=PATH, help="Keep the sound in this directory, as FLAC, with clips of detections."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _devices(names: tuple[str, ...], channels: str, config: Config) -> Sequence[Device]:
+    """Those of the command, else the configured ones."""
+    numbers = _numbers(channels)
+    return [msgspec.convert({"device": name, "channels": numbers}, Device) for name in names] or config.devices
 
 
 def _load(
@@ -105,7 +124,7 @@ def replay(
     )
     if raven is not None:
         console.check_writable(raven)
-    view = console.ReplayView()
+    view = console.ReplayView(keep=raven is not None)
     endpoint = config.publish.endpoint if endpoint is not None else None
     with Station(setup, journal, endpoint, view.show, linger_s) as house:
         for recording in found:
@@ -123,9 +142,7 @@ def replay(
 
 
 @cli.command()
-@click.option("--device", "devices", multiple=True, help="As `pamd devices` prints it; may be repeated.")
-@click.option("--channels", default="1", show_default=True, help="Of each --device, from 1, with commas.")
-@click.option("--record", type=PATH, help="Keep the sound in this directory, as FLAC, with a clip of each detection.")
+@device_options
 @station_options
 def run(
     devices: tuple[str, ...],
@@ -147,8 +164,7 @@ def run(
 
     load = partial(_load, config_path, settings, model, station, endpoint, threshold, record)
     config = load()
-    choices = [msgspec.convert({"device": name, "channels": _numbers(channels)}, Device) for name in devices]
-    choices = choices or list(config.devices)
+    choices = _devices(devices, channels, config)
     if not choices:
         raise ConfigError("no device: give --device, or devices in the configuration; `pamd devices` lists them")
     clock, stop = SystemClock(), threading.Event()
@@ -160,12 +176,57 @@ def run(
 
 
 @cli.command()
-def devices() -> None:
+@device_options
+@station_options
+@click.option(
+    "--seconds",
+    type=click.FloatRange(3, 60),
+    default=10.0,
+    show_default=True,
+    help="To listen to each device.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def doctor(
+    devices: tuple[str, ...],
+    channels: str,
+    record: Path | None,
+    config_path: Path | None,
+    settings: tuple[str, ...],
+    model: Path | None,
+    threshold: float | None,
+    hop_s: float | None,
+    station: str | None,
+    endpoint: str | None,
+    journal: Path | None,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Examine what `run` would use, with the same options: a line a check, and the remedy for what is wrong.
+
+    Exit code 0: all is well; 3: there are warnings; 1: something has failed.
+    """
+    from pam_daemon.daemon import journal_path
+    from pam_daemon.tools import console
+    from pam_daemon.tools.doctor.case import Case
+    from pam_daemon.tools.doctor.examination import examine
+
+    config = _load(config_path, settings, model, station, endpoint, threshold, record)
+    place = partial(journal_path, config, journal)
+    with console.silenced(), console.busy(as_json) as (screen, doing):
+        case = Case(config, _devices(devices, channels, config), place, threshold, hop_s, SystemClock(), seconds, doing)
+        worst = console.show_results(examine(case), screen, as_json=as_json)
+    raise click.exceptions.Exit({"ok": 0, "warning": 3, "failure": 1}[worst])
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def devices(as_json: bool) -> None:
     """List what can be captured from, with the names that --device takes."""
     from pam_daemon.sources.device import list_devices
 
     for device in list_devices():
-        click.echo(f"{device.full_name}\t{device.channels} channels\t{device.sample_rate_hz} Hz")
+        line = f"{device.full_name}\t{device.channels} channels\t{device.sample_rate_hz} Hz"
+        click.echo(msgspec.json.encode(device) if as_json else line)
 
 
 @cli.command()
@@ -191,10 +252,10 @@ def model(file: Path | None, provider: Provider) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 def status(station: str, as_json: bool) -> None:
     """Ask a running daemon how it is."""
-    from pam_daemon.control import ask, socket_path
+    from pam_daemon.control import ask, running_socket_path
     from pam_daemon.tools.console import print_json, state_lines
 
-    answer = ask(socket_path(station))
+    answer = ask(running_socket_path(station))
     if as_json:
         print_json(answer)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Literal, Protocol
 
 NS_PER_S = 1_000_000_000
 _TOGETHER_NS = 100_000  # two clocks read within this time were read at once
+_ASK_EVERY_NS = 60 * NS_PER_S  # another process, for how good UTC is
+_ANSWER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,10 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clocks."""
 
+    def __init__(self) -> None:
+        self._told = Sync("unknown")  # by systemd, where the kernel may not be asked
+        self._ask_ns = 0
+
     def monotonic_ns(self) -> int:
         return time.monotonic_ns()
 
@@ -41,7 +48,12 @@ class SystemClock:
         return time.time_ns()
 
     def sync(self) -> Sync:
-        return _kernel_sync()
+        if (sync := _kernel_sync()) is not None:
+            return sync
+        if self.monotonic_ns() >= self._ask_ns:
+            self._ask_ns = self.monotonic_ns() + _ASK_EVERY_NS
+            self._told = _systemd_sync()
+        return self._told
 
 
 def utc_less_monotonic_ns(clock: Clock) -> int:
@@ -118,14 +130,26 @@ class _Timex(ctypes.Structure):
 _STA_UNSYNC = 0x40
 
 
-def _kernel_sync() -> Sync:
-    """adjtimex(2) with nothing to adjust, which needs no privilege; a sandbox may forbid it all the same."""
+def _kernel_sync() -> Sync | None:
+    """adjtimex(2) with nothing to adjust, which needs no privilege; None where a sandbox forbids it all the same."""
     if sys.platform != "linux":
         return Sync("unknown")
     timex = _Timex()
     if ctypes.CDLL(None).adjtimex(ctypes.byref(timex)) < 0:
-        return Sync("unknown")
+        return None
     quality: Literal["synchronised", "unsynchronised"] = (
         "unsynchronised" if timex.status & _STA_UNSYNC else "synchronised"
     )
     return Sync(quality, timex.maxerror / 1e6)
+
+
+def _systemd_sync() -> Sync:
+    """What systemd-timedated, which may ask the kernel, answers over D-Bus; it knows of no error."""
+    command = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=False).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return Sync("unknown")
+    if answer not in ("yes", "no"):
+        return Sync("unknown")
+    return Sync("synchronised" if answer == "yes" else "unsynchronised")

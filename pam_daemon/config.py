@@ -182,6 +182,12 @@ class Publish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     every_s: Annotated[Seconds, Meta(description="the heartbeat's period")] = 10.0
 
 
+class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What Prometheus may ask: http://127.0.0.1:PORT/metrics, for this machine alone."""
+
+    port: Annotated[Annotated[int, Meta(ge=1, le=65535)] | None, Meta(description="null: none; 9556 is usual")] = None
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set."""
 
@@ -196,6 +202,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     record: Record = Record()
     journal: JournalPlace = JournalPlace()
     publish: Publish = Publish()
+    metrics: Metrics = Metrics()
 
 
 _LISTS: dict[str, tuple[type[msgspec.Struct], str]] = {  # what there may be several of, and the first key's example

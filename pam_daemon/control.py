@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import threading
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pam_daemon.records import Wire
 _TIMEOUT_S = 1.0
 _ANSWER_TIMEOUT_S = 10.0
 _DAY_NS = 86_400 * NS_PER_S
+_SERVICES = Path("/run/pamd")  # the unit's RuntimeDirectory, a directory a station
 
 
 def socket_path(station: str) -> Path:
@@ -31,6 +31,13 @@ def socket_path(station: str) -> Path:
     # Without XDG_RUNTIME_DIR there is no private runtime directory, only one below /tmp.
     private = platformdirs.user_runtime_path if os.environ.get("XDG_RUNTIME_DIR") else platformdirs.user_state_path
     return private("pamd") / f"{station}.sock"
+
+
+def running_socket_path(station: str) -> Path:
+    """Where whoever asks finds a station's socket: their own daemon's, else the service's."""
+    own = socket_path(station)
+    service = _SERVICES / station
+    return service / own.name if service.is_dir() and not own.exists() else own
 
 
 class Control:
@@ -110,7 +117,6 @@ def state(status: Wire, journal: Journal, now_utc_ns: int) -> Wire:
         "missed_today_s": {reason: round(ns / NS_PER_S, 1) for reason, ns in missed_ns.items()},
         "coverage_today": round(max(0.0, 1 - sum(missed_ns.values()) / streams_ns), 4),
         "last_detection": next(journal.latest("detection"), None),
-        "disk_free_bytes": shutil.disk_usage(journal.path.parent).free,
     }
 
 

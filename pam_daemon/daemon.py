@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from pam_daemon.config import Device as DeviceChoice
 from pam_daemon.control import Control, socket_path
 from pam_daemon.errors import ConfigError, JournalError, PamdError
 from pam_daemon.fill import file_pieces, fill
+from pam_daemon.outlets import metrics
 from pam_daemon.outlets.recorder import Recorder
 from pam_daemon.records import Event, Wire
 from pam_daemon.sources import Outage
@@ -78,12 +79,11 @@ def replay(
     progress = Progress(sum(recording.samples / recording.sample_rate_hz for recording in recordings))
 
     def work() -> None:
-        with station.journalling():
-            for recording in recordings:
-                if station.crew.stop.is_set():
-                    break
-                on_recording(recording)
-                _replay_one(station, recording, speed, progress)
+        for recording in recordings:
+            if station.crew.stop.is_set():
+                break
+            on_recording(recording)
+            _replay_one(station, recording, speed, progress)
 
     with _signals(station.crew.stop):
         station.wait_for_subscriber()
@@ -137,12 +137,14 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
     A device that is lost is opened again, as often as it takes. SIGHUP reads the configuration again, with `load`.
 
     Raises:
-        EndpointError: a daemon of this station runs already.
+        EndpointError: a daemon of this station runs already, or the port for metrics is taken.
         ConfigError: two streams of one name, or one that cannot be recorded.
         RecordError: the directory for recordings cannot be written.
     """
     hangup = threading.Event()
-    with _signals(station.crew.stop, hangup):
+    port = config.metrics.port
+    scraped = nullcontext() if port is None else metrics.serve(port, station.status)
+    with _signals(station.crew.stop, hangup), scraped:
         control = Control(socket_path(station.name), station.state)
         fillers: list[tuple[str, Callable[[], None]]] = []
         streams: list[Stream] = []
@@ -233,15 +235,14 @@ def _open(choice: DeviceChoice, stop: threading.Event, clock: Clock, keep_s: flo
 
 
 def _run_worker(station: Station, streams: Sequence[Stream]) -> None:
-    with station.journalling():
-        chores = [
-            Chore(EFFORT_EVERY_S, station.report_effort),
-            Chore(PLACES_EVERY_S, station.keep_places),
-            Chore(CANARY_EVERY_S, station.test_model),
-            Chore(_LOAD_EVERY_S, station.judge_load),
-        ]
-        station.analyse(streams, chores)
-        station.keep_places()
+    chores = [
+        Chore(EFFORT_EVERY_S, station.report_effort),
+        Chore(PLACES_EVERY_S, station.keep_places),
+        Chore(CANARY_EVERY_S, station.test_model),
+        Chore(_LOAD_EVERY_S, station.judge_load),
+    ]
+    station.analyse(streams, chores)
+    station.keep_places()
 
 
 def _device_name(choice: DeviceChoice) -> str:

@@ -1,38 +1,33 @@
 """The journal: every record is committed here first; what is sent, is read from here.
 
-Append-only SQLite. `seq` is never reused, appending is idempotent by `id`, one connection a thread.
+Append-only SQLite. `seq` is never reused, appending is idempotent by `id`, one connection a thread. Where the disk
+refuses after the start (full, read-only, failing), records are numbered and held in memory, and written later: what
+reads the journal sees both as one.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from pam_daemon.database import Database, DiskRefuses
 from pam_daemon.errors import JournalError
+from pam_daemon.held import Entry, Held
 from pam_daemon.records import Numbers, Record, Wire, topic
 
-SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x70616D64  # "pamd", in SQLite's header: tells a journal from any other database
-_SCHEMA = """
-create table meta (log text not null);
-create table record (
-  seq integer primary key autoincrement,
-  id text not null unique,
-  kind text not null,
-  stream text not null,
-  prev_seq integer,
-  wire blob not null
-);
-create index record_kind on record (kind, seq);
-create table topic (name text primary key, last_seq integer not null) without rowid;
-create table place (stream text primary key, utc_ns integer not null) without rowid;
-"""
+# Numbers up to `meta.reserved` may have been given, also to records that never got here: a process that was killed
+# while it held some is followed by one that begins after them. So many no disk refuses.
+_RESERVED_AHEAD = 10**9
+_PIECE = 100  # held records written in one transaction: on a disk with little room, some are better than none
+_PAGE = 100
+_BY_ID = "select seq, prev_seq, wire from record where id = ?"
 
 
 class Bell:
@@ -60,34 +55,70 @@ class Bell:
 
 
 class Journal:
-    """One connection to a journal file, for the thread that opens it.
+    """One connection to a journal file, for one thread at a time.
+
+    Args:
+        bells: rung at every append that brought something new.
+        held: shared by all connections of one station, the first of which opens the file or refuses to.
 
     Raises:
-        JournalError: a path that cannot be written, or a file that is no journal.
+        JournalError: a path that cannot be used, or a file that is no journal.
     """
 
-    def __init__(self, path: Path, bells: Sequence[Bell] = ()) -> None:
+    def __init__(self, path: Path, bells: Sequence[Bell] = (), held: Held | None = None) -> None:
         self.path = path
         self._bells = bells
-        with ExitStack() as failed, self._errors():
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
-            failed.callback(self._db.close)
-            self._refuse_others()  # before anything is written to what may be somebody's database
-            self._db.execute("pragma journal_mode = wal")
-            self._db.execute("pragma synchronous = full")
-            with self._transaction():
-                self._prepare()
-            (self.log,) = self._db.execute("select log from meta").fetchone()
-            failed.pop_all()
+        self._held = Held() if held is None else held  # an empty one is false
+        self._appends = False
+        self._file = Database(path, self._held)
+        if self._held.log is None:
+            with self._file.connection() as db:
+                self._learn(db)
+
+    @property
+    def log(self) -> str:
+        assert self._held.log is not None, "whoever opened the journal read its name"
+        return self._held.log
+
+    def reserve(self) -> None:
+        """Make sure of the numbers to come: from now on the disk may refuse.
+
+        Raises:
+            JournalError: it refuses now.
+        """
+        self._appends = True
+        with self._held.writing:
+            if not self._held.reserved:
+                with self._file.transaction() as db:
+                    self._learn(db)
+                    db.execute("update meta set reserved = ?", (self._held.last_number + _RESERVED_AHEAD,))
+                self._held.reserved = True
 
     def append(self, records: Sequence[Record]) -> list[tuple[Wire, bool]]:
-        """Commit the records that are not here yet; each as stored, and whether it is new."""
-        with self._errors(), self._transaction():
-            stored = [self._append(record) for record in records]
+        """Commit the records that are not here yet, or hold them; each as it is to be sent, and whether it is new."""
+        with self._held.writing:
+            self.reserve()
+            stored = self._commit(records) if self.write_held() else None
+            if stored is None:
+                stored = self._hold(records)
         if any(new for _, new in stored):
             for bell in self._bells:
                 bell.ring()
         return stored
+
+    def write_held(self, *, now: bool = False) -> bool:
+        """Write what is held, in order, if the disk accepts it again; whether it accepts.
+
+        Args:
+            now: even if the last attempt is not long ago.
+        """
+        with self._held.writing, suppress(DiskRefuses):
+            while self._held.refused and (now or self._held.due):
+                entries = self._held.oldest(_PIECE)
+                with self._writing() as db:
+                    self._insert(db, entries, self._held.topics)
+                self._held.written(entries)
+        return not self._held.refused
 
     def since(
         self,
@@ -104,98 +135,148 @@ class Journal:
                 where.append(f"{column} in ({','.join('?' * len(names))})")
                 values += names  # type: ignore[arg-type]
         query = f"select seq, prev_seq, wire from record where {' and '.join(where)} order by seq limit ?"
-        with self._errors():
-            rows = self._db.execute(query, [*values, limit]).fetchall()
-        return [self._numbered(*row) for row in rows]
+        held = self._held.after(seq, kinds, streams)  # before the file: it has what is written in between
+        wires = [self._wire(*row) for row in self._read(query, [*values, limit])]
+        last = wires[-1]["seq"] if wires else seq
+        return [*wires, *(self._unwritten(entry) for entry in held if entry.seq > last)][:limit]
 
     def latest(self, kind: str) -> Iterator[Wire]:
         """The records of a kind, the newest first."""
-        query = "select seq, prev_seq, wire from record where kind = ? order by seq desc"
-        with self._errors():
-            for row in self._db.execute(query, (kind,)):
-                yield self._numbered(*row)
+        seq = 2**63 - 1
+        for entry in reversed(self._held.after(0, [kind], None)):
+            seq = entry.seq
+            yield self._unwritten(entry)
+        query = "select seq, prev_seq, wire from record where kind = ? and seq < ? order by seq desc limit ?"
+        while rows := self._read(query, [kind, seq, _PAGE]):
+            for row in rows:
+                seq = row[0]
+                yield self._wire(*row)
 
     def ends(self) -> tuple[int | None, int | None]:
         """The oldest and the last `seq`; None in an empty journal."""
-        with self._errors():
-            oldest, last = self._db.execute("select min(seq), max(seq) from record").fetchone()
-        return oldest, last
+        held = self._held.oldest(1)
+        for oldest, last in self._read("select min(seq), max(seq) from record"):
+            if oldest is not None:
+                return oldest, max(last, self._held.last_seq or 0)
+        return (held[0].seq if held else None), self._held.last_seq
 
     def keep_places(self, places: Mapping[str, int]) -> None:
-        """Store up to which UTC, in nanoseconds, each of these streams has been decided."""
-        with self._errors(), self._transaction():
-            self._db.executemany("insert or replace into place values (?, ?)", places.items())
+        """Store up to which UTC, in nanoseconds, each of these streams has been decided, if the disk accepts."""
+        with self._held.writing, suppress(DiskRefuses):
+            if self.write_held():
+                with self._writing() as db:
+                    db.executemany("insert or replace into place values (?, ?)", places.items())
 
     def places(self) -> dict[str, int]:
         """What was stored last, by stream."""
-        with self._errors():
-            return dict(self._db.execute("select stream, utc_ns from place").fetchall())
+        return dict(self._read("select stream, utc_ns from place"))
 
     def close(self) -> None:
-        self._db.close()
+        """Let go of the file. Who appended, writes first what is held, and gives back the numbers that were not used.
 
-    def _refuse_others(self) -> None:
-        if not self._has_tables():
-            return
-        (application,) = self._db.execute("pragma application_id").fetchone()
-        (version,) = self._db.execute("pragma user_version").fetchone()
-        if application != _APPLICATION_ID:
-            raise JournalError(f"{self.path}: a database, but not a pamd journal; give another path")
-        if version != SCHEMA_VERSION:
-            raise JournalError(
-                f"{self.path}: a journal of version {version}, this pamd writes {SCHEMA_VERSION}; give another path"
-            )
+        Raises:
+            JournalError: the disk still refuses, and records are lost.
+        """
+        try:
+            if self._appends:
+                self._finish()
+        finally:
+            self._file.close()
 
-    def _prepare(self) -> None:
-        if self._has_tables():
-            return
-        for statement in _SCHEMA.split(";"):
-            self._db.execute(statement)
-        self._db.execute(f"pragma application_id = {_APPLICATION_ID}")
-        self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
-        self._db.execute("insert into meta values (?)", (str(uuid.uuid4()),))
+    def _finish(self) -> None:
+        if not self.write_held(now=True):
+            raise JournalError(f"{self.path}: the disk refused to the end, {len(self._held)} records are lost")
+        if self._held.reserved:
+            self._held.reserved = False
+            with suppress(DiskRefuses), self._file.transaction() as db:
+                db.execute("update meta set reserved = ?", (self._held.last_number,))
 
-    def _has_tables(self) -> bool:
-        (tables,) = self._db.execute("select count(*) from sqlite_schema").fetchone()
-        return bool(tables)
+    def _commit(self, records: Sequence[Record]) -> list[tuple[Wire, bool]] | None:
+        """None where the disk refuses."""
+        with suppress(DiskRefuses):
+            with self._writing() as db:
+                self._learn(db)
+                stored, entries = self._number(records, partial(self._find, db), durable=True)
+                topics = {entry.topic: entry.seq for entry in entries}
+                self._insert(db, entries, topics)
+            self._held.know(topics)
+            return stored
+        return None
 
-    def _append(self, record: Record) -> tuple[Wire, bool]:
-        # Looked up first: an insert that meets a conflict would burn a number, and a subscriber reads that as a loss.
-        row = self._db.execute("select seq, prev_seq, wire from record where id = ?", (record.id,)).fetchone()
-        if row is not None:
-            return self._numbered(*row), False
-        wire = record.wire()
-        name = topic(wire).decode()
-        row = self._db.execute("select last_seq from topic where name = ?", (name,)).fetchone()
-        prev_seq = row[0] if row else None
-        encoded = msgspec.json.encode(wire)
-        seq = self._db.execute(
-            "insert into record (id, kind, stream, prev_seq, wire) values (?, ?, ?, ?, ?)",
-            (record.id, record.kind, record.stream, prev_seq, encoded),
-        ).lastrowid
-        assert seq is not None
-        self._db.execute("insert or replace into topic values (?, ?)", (name, seq))
-        return self._numbered(seq, prev_seq, encoded), True
+    def _hold(self, records: Sequence[Record]) -> list[tuple[Wire, bool]]:
+        stored, entries = self._number(records, self._find_held, durable=False)
+        self._held.hold(entries)
+        self._held.know({entry.topic: entry.seq for entry in entries})
+        return stored
 
-    def _numbered(self, seq: int, prev_seq: int | None, wire: bytes) -> Wire:
+    def _number(
+        self, records: Sequence[Record], find: Callable[[Record], Wire | None], *, durable: bool
+    ) -> tuple[list[tuple[Wire, bool]], list[Entry]]:
+        """Each record as found or with the next number, and whether it is new; and the entries of those that are."""
+        seq, topics = self._held.last_number, dict(self._held.topics)
+        stored: dict[str | None, Wire] = {}
+        answers: list[tuple[Wire, bool]] = []
+        entries: list[Entry] = []
+        for record in records:
+            known = stored.get(record.id) or find(record)
+            if known is None:
+                seq += 1
+                made = record.wire()
+                name = topic(made).decode()
+                encoded = msgspec.json.encode(made)
+                entries.append(Entry(seq, topics.get(name), record.id, record.kind, record.stream, name, encoded))
+                stored[record.id] = self._wire(seq, topics.get(name), encoded, durable=durable)
+                topics[name] = seq
+            answers.append((known or stored[record.id], known is None))
+        return answers, entries
+
+    def _find(self, db: sqlite3.Connection, record: Record) -> Wire | None:
+        row = db.execute(_BY_ID, (record.id,)).fetchone()
+        return row and self._wire(*row)
+
+    def _find_held(self, record: Record) -> Wire | None:
+        """Among what is held, or in the file where that can be read."""
+        if (entry := self._held.find(record.id)) is not None:
+            return self._unwritten(entry)
+        rows = [] if self._held.unreadable else self._read(_BY_ID, [record.id])
+        return self._wire(*rows[0]) if rows else None
+
+    def _insert(self, db: sqlite3.Connection, entries: Sequence[Entry], topics: Mapping[str, int]) -> None:
+        # What the disk took, but reported as refused, is there already when it comes a second time.
+        db.executemany(
+            "insert into record (seq, prev_seq, id, kind, stream, wire) values (?, ?, ?, ?, ?, ?) "
+            "on conflict (id) do nothing",
+            [(entry.seq, entry.prev_seq, entry.id, entry.kind, entry.stream, entry.wire) for entry in entries],
+        )
+        db.executemany("insert or replace into topic values (?, ?)", topics.items())
+
+    def _learn(self, db: sqlite3.Connection) -> None:
+        """Another process may have written too."""
+        self._held.know(dict(db.execute("select name, last_seq from topic")))
+
+    def _wire(self, seq: int, prev_seq: int | None, wire: bytes, *, durable: bool = True) -> Wire:
         stored: Wire = msgspec.json.decode(wire)
-        return stored | msgspec.structs.asdict(Numbers(self.log, seq, prev_seq, durable=True))
+        return stored | msgspec.structs.asdict(Numbers(self.log, seq, prev_seq, durable))
+
+    def _unwritten(self, entry: Entry) -> Wire:
+        return self._wire(entry.seq, entry.prev_seq, entry.wire, durable=False)
+
+    def _read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Rows; none from a disk that cannot be read, which is noted."""
+        try:
+            with self._file.connection() as db:
+                return db.execute(query, values).fetchall()
+        except DiskRefuses as error:
+            self._held.not_read(error.reason)
+            return []
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("begin immediate")
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction of a station that goes on without it, where the disk refuses."""
+        began_ns = self._held.clock.monotonic_ns()
         try:
-            yield
-        except BaseException:
-            self._db.execute("rollback")
+            with self._file.transaction() as db:
+                yield db
+        except DiskRefuses as error:
+            self._held.refuse(error.reason, began_ns, release=not error.full)
             raise
-        self._db.execute("commit")
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise JournalError(
-                f"{self.path}: the journal cannot be used: {error}; check the path, its permissions and the disk's room"
-            ) from error

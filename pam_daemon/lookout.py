@@ -7,14 +7,14 @@ from datetime import timedelta
 
 import structlog
 
-from pam_daemon.alert import Candidate, Rule
+from pam_daemon.alerts.recall import recall
+from pam_daemon.alerts.rules import Pace, promise
+from pam_daemon.alerts.tally import Candidate, Rule
+from pam_daemon.alerts.watch import Watch, missed_by
 from pam_daemon.clock import Clock, rfc3339
 from pam_daemon.journal import Journal
-from pam_daemon.recall import recall
 from pam_daemon.records import STATION_WIDE, Detection, Record
-from pam_daemon.rules import Pace, promise
 from pam_daemon.stream import Analysis, Stream
-from pam_daemon.watch import Watch, missed_by
 
 _PATIENCE_S = 3600.0  # of a live station, with UTC that is set back
 
@@ -60,7 +60,8 @@ class Lookout:
         self._streams = {stream.name: stream for stream in streams}
         self._watch.begin(list(self._streams))
         if journal is not None and self._analysis.mode != "replay":
-            self._watch.resume(*recall(journal, self._analysis, self._rules, places), places)
+            told = recall(journal, self._analysis.station, self._analysis.mode, self._rules, places)
+            self._watch.resume(*told, places)
 
     def follow(self, records: Sequence[Record]) -> list[Record]:
         """What the streams have just told, and how far they are now -> what becomes of alerts."""

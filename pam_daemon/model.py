@@ -141,7 +141,7 @@ def _read(path: Path) -> bytes:
 
 
 def _open(path: Path, data: bytes, provider: Provider, options: Any) -> Any:
-    if provider == "cpu" or (provider == "auto" and not _has_nvidia_device()):
+    if provider == "cpu" or (provider == "auto" and not has_nvidia_device()):
         return _session(path, data, "cpu", options)
     try:
         return _cuda_session(path, data, options)
@@ -164,7 +164,8 @@ def _cuda_session(path: Path, data: bytes, options: Any) -> Any:
     return session
 
 
-def _has_nvidia_device() -> bool:
+def has_nvidia_device() -> bool:
+    """Whether there is one, and its driver."""
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -40,7 +39,7 @@ class Publisher:
 
     Args:
         endpoint: where to bind, `tcp://127.0.0.1:5556`; the recovery socket takes the next port.
-        journal_path: read through a connection of the publisher's own.
+        open_journal: makes a connection of the publisher's own, on its thread.
         after: the journal's `seq` from which on records are sent.
         bell: rung by the journal's writer at every commit.
         status: makes the heartbeat, from the recovery port and the journal's last `seq`.
@@ -55,7 +54,7 @@ class Publisher:
     def __init__(
         self,
         endpoint: str,
-        journal_path: Path,
+        open_journal: Callable[[], Journal],
         after: int,
         bell: Bell,
         *,
@@ -66,7 +65,7 @@ class Publisher:
         moved: Callable[[], None],
     ) -> None:
         self.subscribed = threading.Event()  # somebody is there
-        self._journal_path = journal_path
+        self._open_journal = open_journal
         self._sent = after
         self._bell = bell
         self._status = status
@@ -85,7 +84,7 @@ class Publisher:
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop`, then send what is left and a last status, and answer recovery for a while."""
-        journal = Journal(self._journal_path)
+        journal = self._open_journal()
         try:
             self._serve(journal, stop, until_ns=None)
             self._send_records(journal)

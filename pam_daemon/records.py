@@ -167,6 +167,7 @@ class StreamStatus(msgspec.Struct, frozen=True):
     level_dbfs: float | None
     clipped: int
     source: str
+    trouble: str | None
     clock: ClockState
     hop_s: float
     detections: int
@@ -188,6 +189,9 @@ class Status(msgspec.Struct, frozen=True):
     provider: str
     durable: bool | None
     streams: dict[str, StreamStatus]
+    held_records: int
+    dropped_records: int
+    disk_free_bytes: int | None
 
 
 Body = Detection | Alert | Gap | Effort | Event | Status

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -16,13 +17,15 @@ from types import TracebackType
 
 import structlog
 
-from pam_daemon.alert import Rule
+from pam_daemon.alerts.rules import resolve
+from pam_daemon.alerts.tally import Rule
 from pam_daemon.chores import Chore
 from pam_daemon.clock import Clock, rfc3339
 from pam_daemon.config import Config, ModelChoice, changes
 from pam_daemon.control import state
 from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError
+from pam_daemon.held import RETRY_EVERY_S, Held
 from pam_daemon.journal import Bell, Journal
 from pam_daemon.lookout import Lookout
 from pam_daemon.model import Model, shipped_model
@@ -30,7 +33,6 @@ from pam_daemon.overload import Overload
 from pam_daemon.publish import Publisher
 from pam_daemon.records import STATION_WIDE, Event, Mode, Position, Record, Status, Wire, record_id
 from pam_daemon.ring import Ring
-from pam_daemon.rules import resolve
 from pam_daemon.sources import Source
 from pam_daemon.stages import Stages
 from pam_daemon.stream import Analysis, Stream
@@ -79,7 +81,9 @@ def set_up(
     hop_samples = round(hop_s * card.sample_rate_hz) if math.isfinite(hop_s) else 0
     if not 1 <= hop_samples <= card.window_samples:
         window_s = card.window_samples / card.sample_rate_hz
-        raise ConfigError(f"hop {hop_s:g} s: more than nothing and at most a window ({window_s:g} s) is needed")
+        raise ConfigError(
+            f"hop {hop_s:g} s: windows cannot follow so; give one above 0 and at most a window ({window_s:g} s)"
+        )
     station = config.station
     position = None
     if station.latitude_deg is not None and station.longitude_deg is not None:
@@ -191,8 +195,8 @@ class Station:
         self._overload = Overload(load.lag_s, int((load.hop_s or hop_s) / hop_s), hop_s)
         self._lookout = Lookout(analysis, setup.rules, setup.clock)
         self._told: deque[Record] = deque()  # of what is rare: changes of a state
+        self._held = Held(self.tell, clock=setup.clock)
         self._journal: Journal | None = None  # the worker's connection
-        self._log: str | None = None
         self._places: dict[str, int] = {}  # UTC, in ns, up to which each stream was listened to before this start
         self.publisher: Publisher | None = None
         self._exits = ExitStack()
@@ -202,11 +206,11 @@ class Station:
                 journal_path = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="pamd-"))) / "journal"
             self._journal_path = journal_path
             if journal_path is not None:
-                with closing(Journal(journal_path)) as journal:
-                    self._log, last_seq = journal.log, journal.ends()[1]
-                    self._places = journal.places()
+                self._journal = exits.enter_context(closing(Journal(journal_path, [self._bell], self._held)))
+                self._journal.reserve()
+                self._places = self._journal.places()
                 if endpoint is not None:
-                    self.publisher = self._bind(endpoint, journal_path, last_seq or 0, linger_s)
+                    self.publisher = self._bind(endpoint, self._journal.ends()[1] or 0, linger_s)
             self._exits = exits.pop_all()
 
     def __enter__(self) -> Station:
@@ -244,8 +248,9 @@ class Station:
         self.streams = streams
         try:
             self._lookout.begin(streams, self._journal, self._places)
-            self._worker.run(streams, chores)
+            self._worker.run(streams, [*chores, Chore(RETRY_EVERY_S, self._write_held)])
             self.report_effort()
+            self._write_held(now=True)
             self._hand_on(self._take_told())
         finally:
             for stream in streams:
@@ -310,14 +315,9 @@ class Station:
         assert self._journal is not None, "only a live station keeps its places, and it has a journal"
         self._journal.keep_places({s.name: utc_ns for s in self.streams if (utc_ns := s.decided_utc_ns) is not None})
 
-    @contextmanager
-    def journalling(self) -> Iterator[None]:
-        """The worker's own connection to the journal, while the context lasts."""
-        if self._journal_path is None:
-            yield
-            return
-        with closing(Journal(self._journal_path, [self._bell])) as self._journal:
-            yield
+    def _write_held(self, *, now: bool = False) -> None:
+        if self._journal is not None:
+            self._journal.write_held(now=now)
 
     def _hand_on(self, records: Sequence[Record]) -> None:
         """Records of one round, and what the alert rules make of them: also of none, when an alert's time is up."""
@@ -328,10 +328,15 @@ class Station:
         for wire, new in stored:
             self._on_record(wire, new)
 
-    def _bind(self, endpoint: str, journal_path: Path, after: int, linger_s: float) -> Publisher:
+    def _open_journal(self) -> Journal:
+        """A connection for another thread than the worker."""
+        assert self._journal_path is not None, "only where there is a journal"
+        return Journal(self._journal_path, held=self._held)
+
+    def _bind(self, endpoint: str, after: int, linger_s: float) -> Publisher:
         return Publisher(
             endpoint,
-            journal_path,
+            self._open_journal,
             after,
             self._bell,
             status=self._status,
@@ -343,21 +348,19 @@ class Station:
 
     def status(self) -> Wire:
         """What the heartbeat says, as its fields; on any thread."""
-        assert self._journal_path is not None, "a live station has a journal"
-        with closing(Journal(self._journal_path)) as journal:
+        with closing(self._open_journal()) as journal:
             port = self.publisher.recovery_port if self.publisher else None
             return self._status(port, journal.ends()[1]).wire()
 
     def state(self) -> Wire:
         """What `pamd status` prints, of a live station; on any thread."""
-        assert self._journal_path is not None, "a live station has a journal"
-        with closing(Journal(self._journal_path)) as journal:
+        with closing(self._open_journal()) as journal:
             return state(self.status(), journal, self.clock.utc_ns())
 
     def _status(self, recovery: int | None, last_seq: int | None) -> Record:
         factor = self._worker.real_time_factor
         body = Status(
-            log=self._log,
+            log=self._held.log,
             last_seq=last_seq,
             every_s=self._setup.config.publish.every_s,
             recovery=recovery,
@@ -365,9 +368,19 @@ class Station:
             version=version("pamd"),
             model=self._setup.model.name,
             provider=self._setup.model.provider,
-            durable=self._journal_path is not None,
+            durable=self._journal is not None and not self._held.refused,
             streams={stream.name: stream.status(factor) for stream in self.streams},
+            held_records=len(self._held),
+            dropped_records=self._held.dropped,
+            disk_free_bytes=None if self._journal_path is None else _free_bytes(self._journal_path.parent),
         )
         analysis = self._setup.analysis
         now = rfc3339(self._setup.clock.utc_ns())
         return Record("status", analysis.station, STATION_WIDE, analysis.mode, None, now, body)
+
+
+def _free_bytes(directory: Path) -> int | None:
+    """None on a disk that fails."""
+    with suppress(OSError):
+        return shutil.disk_usage(directory).free
+    return None

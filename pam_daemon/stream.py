@@ -11,7 +11,8 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from pam_daemon.alert import stream_ns
+from pam_daemon.alerts.tally import stream_ns
+from pam_daemon.alerts.watch import Progress
 from pam_daemon.clock import NS_PER_S, Clock, SampleClock, StreamClock, rfc3339
 from pam_daemon.config import Flood
 from pam_daemon.detect import Call, Detector, Threshold
@@ -37,7 +38,6 @@ from pam_daemon.records import (
 )
 from pam_daemon.ring import FloatArray, Ring, Unheard
 from pam_daemon.sources import Source
-from pam_daemon.watch import Progress
 from pam_daemon.windows import Grid, Item, Place, SegmentEnd, Window, Windower
 
 PLACES_EVERY_S = 10.0  # how often a live stream's place is kept, for the next start
@@ -259,7 +259,8 @@ class Stream:
     def status(self, real_time_factor: float | None) -> StreamStatus:
         with self._lock:
             counts = self._counts()
-        heard = self._source.state == self._source.name
+        delivers = self._source.state == self._source.name
+        trouble = self._hearing.state if delivers else self._source.state
         return StreamStatus(
             sample_rate_hz=self.sample_rate_hz,
             **counts,
@@ -267,7 +268,8 @@ class Stream:
             real_time_factor=real_time_factor,
             level_dbfs=self._last_place.level_dbfs if self._last_place else None,
             clipped=self.ring.clipped_samples,
-            source=(self._hearing.state if heard else None) or self._source.state,
+            source=trouble or self._source.state,
+            trouble=trouble,
             clock=self.origin.clock_state() if self.origin else ClockState(),
             hop_s=self._analysis.hop_samples * self._windower.stride / self._analysis.model_rate_hz,
             detections=self.detections,

@@ -215,6 +215,6 @@ class _Tail:
 
 def _level_dbfs(samples: FloatArray) -> float | None:
     """20 log10 rms, a full-scale square wave is 0 dB; None for digital silence."""
-    exact = samples.astype(np.float64)
-    power = float(exact @ exact) / len(exact) if len(exact) else 0.0
+    # No dot product: OpenBLAS would do it on threads of its own, which then spin for a tenth of a second.
+    power = float(np.square(samples, dtype=np.float64).mean()) if len(samples) else 0.0
     return round(10 * math.log10(power), 2) if power > 0 else None

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+
+import pam_daemon  # noqa: F401 # isort: skip - before onnxruntime, which it tells to report nothing
 from fakes import toy_model
 from hypothesis import HealthCheck, settings
 

@@ -141,10 +141,10 @@ def playing(server: SoundServer, directory: Path) -> Iterator[Playing]:
         player.process.wait()
 
 
-def heard(station: Station, player: Playing) -> dict[int, float]:
+def heard(detections: Sequence[Wire], player: Playing) -> dict[int, float]:
     """By number of the call, how much later than played it was heard, in seconds; each call at most once."""
     found: dict[int, float] = {}
-    for wire in station.of("detection"):
+    for wire in detections:
         late_s = [unix_s(wire["peak_utc"]) - player.began_s - call_s for call_s in CALLS_S]
         call = min(range(len(late_s)), key=lambda number: abs(late_s[number]))
         assert abs(late_s[call]) < 1.2, f"no call at {wire['peak_utc']}"

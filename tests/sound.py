@@ -1,9 +1,9 @@
-"""A real PortAudio device for tests: a private PulseAudio server whose null sink a process can record, in real time.
+"""Real PortAudio devices for tests: a private PulseAudio server whose null sinks a process can record, in real time.
 
 Nothing global is touched: the server, its socket and ALSA's configuration live in a temporary directory, and only
-processes given `env` see the device `hydrophone`. What is played at the sink's rate is captured bit for bit at that
-rate. PortAudio calls 44.1 kHz the native rate of every ALSA plug-in, so a process that does not ask for 48 kHz gets
-it resampled by the server.
+processes given `env` see its devices, of which `hydrophone` is the usual one. What is played at a sink's rate is
+captured bit for bit at that rate. PortAudio calls 44.1 kHz the native rate of every ALSA plug-in, so a process that
+does not ask for 48 kHz gets it resampled by the server.
 
 A recorder that has just begun shortens the server's latency, and a player that begins in that moment can lose its
 first tenth of a second: let what you play begin with a second of silence, or wait until the recorder has had data.
@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,36 +22,36 @@ import pytest
 
 DEVICE = "hydrophone"
 RATE_HZ = 48_000
-_SINK = "hydro"
 _START_S = 20.0
-_ASOUNDRC = f"""
-</usr/share/alsa/alsa.conf>
-pcm.{DEVICE} {{
+_PCM = """
+pcm.{device} {{
     type pulse
-    device "{_SINK}.monitor"
-    hint {{ show on description "{DEVICE}" }}
+    device "{device}.monitor"
+    hint {{ show on description "{device}" }}
 }}
 """
 
 
 @dataclass(frozen=True, slots=True)
 class SoundServer:
-    """A running server with one null sink."""
+    """A running server with a null sink a device."""
 
     env: dict[str, str]
-    """The environment of processes that are to see the device."""
+    """The environment of processes that are to see the devices."""
     process: subprocess.Popen[bytes]
 
-    def play(self, path: Path) -> subprocess.Popen[bytes]:
-        """Begin to play a sound file into the sink; wait for the process to know that it is over."""
-        return subprocess.Popen(["paplay", f"--device={_SINK}", str(path)], env=self.env)
+    def play(self, path: Path, device: str = DEVICE) -> subprocess.Popen[bytes]:
+        """Begin to play a sound file into a device's sink; wait for the process to know that it is over."""
+        command = ["paplay", f"--device={device}", str(path)]
+        return subprocess.Popen(command, env=self.env, start_new_session=True)
 
 
 @contextmanager
-def sound_server(directory: Path, channels: int = 1) -> Iterator[SoundServer]:
-    """Run a server in the directory, whose path must be short: it holds a Unix socket."""
+def sound_server(directory: Path, channels: int = 1, devices: Sequence[str] = (DEVICE,)) -> Iterator[SoundServer]:
+    """Run a server in the directory, whose path must be short: it holds a Unix socket. Ctrl-C does not reach it."""
     socket = directory / "native"
-    (directory / "asoundrc").write_text(_ASOUNDRC)
+    pcms = "".join(_PCM.format(device=device) for device in devices)
+    (directory / "asoundrc").write_text(f"</usr/share/alsa/alsa.conf>\n{pcms}")
     # Other sessions' servers, cookies and buses must not be found.
     foreign = ("PULSE_", "ALSA_", "DBUS_", "XDG_", "DISPLAY", "WAYLAND_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
@@ -64,26 +64,27 @@ def sound_server(directory: Path, channels: int = 1) -> Iterator[SoundServer]:
         *("pulseaudio", "-n", "--daemonize=no", "--use-pid-file=no", "--exit-idle-time=-1", "--disable-shm=yes"),
         *("--resample-method=soxr-vhq", "--log-level=warning"),
         *("-L", f"module-native-protocol-unix socket={socket} auth-anonymous=1"),
-        *("-L", f"module-null-sink sink_name={_SINK} rate={RATE_HZ} format=float32le channels={channels}"),
     ]
+    for device in devices:
+        command += ["-L", f"module-null-sink sink_name={device} rate={RATE_HZ} format=float32le channels={channels}"]
     with (directory / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
         server = SoundServer({**env, "PULSE_SERVER": f"unix:{socket}"}, process)
-        _wait_until_ready(server, directory / "server.log")
+        _wait_until_ready(server, devices, directory / "server.log")
         yield server
     finally:
         process.kill()
         process.wait()
 
 
-def _wait_until_ready(server: SoundServer, log: Path) -> None:
+def _wait_until_ready(server: SoundServer, devices: Sequence[str], log: Path) -> None:
     end_s = time.monotonic() + _START_S
     while time.monotonic() < end_s and server.process.poll() is None:
         answer = subprocess.run(
             ["pactl", "list", "short", "sources"], env=server.env, capture_output=True, text=True, check=False
         )
-        if f"{_SINK}.monitor" in answer.stdout:
+        if all(f"{device}.monitor" in answer.stdout for device in devices):
             return
         time.sleep(0.1)
     raise AssertionError(f"PulseAudio does not run: {log.read_text()}")

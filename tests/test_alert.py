@@ -14,15 +14,12 @@ from fakes import BEGAN_UTC_NS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pam_daemon.alert import Candidate, Decision, Rule
+from pam_daemon.alerts.recall import recall
+from pam_daemon.alerts.tally import Candidate, Decision, Rule
+from pam_daemon.alerts.watch import Progress, Watch, missed_by
 from pam_daemon.clock import NS_PER_S, rfc3339
-from pam_daemon.config import Flood
-from pam_daemon.detect import Threshold
 from pam_daemon.journal import Journal
-from pam_daemon.recall import recall
 from pam_daemon.records import STATION_WIDE, Body, Detection, Event, Gap, Kind, Latency, ModelName, Record, record_id
-from pam_daemon.stream import Analysis
-from pam_daemon.watch import Progress, Watch, missed_by
 
 MODEL = ModelName("toy", "0" * 64)
 SEPARATION_S = 3
@@ -30,19 +27,6 @@ FLOOD_EVERY_S = 25.0
 GAP_PIECE_S = 60
 LENGTH_S = 300
 RATE_HZ = 1000
-ANALYSIS = Analysis(
-    station="pamd",
-    mode="live",
-    model=MODEL,
-    labels=("a", "b"),
-    model_rate_hz=RATE_HZ,
-    window_samples=2 * RATE_HZ,
-    hop_samples=RATE_HZ // 2,
-    threshold=Threshold(0.5, "model"),
-    min_separation_s=float(SEPARATION_S),
-    floor_dbfs=-90.0,
-    flood=Flood(),
-)
 
 
 def rule(**fields: Any) -> Rule:
@@ -383,7 +367,7 @@ class Station:
         self.watch = self._new_watch()
         self.watch.begin(list(self.sea.calls))
         places_ns = {stream: ns(at_s) for stream, at_s in places.items()}
-        self.watch.resume(*recall(self.journal, ANALYSIS, self.rules, places_ns), places_ns)
+        self.watch.resume(*recall(self.journal, "pamd", "live", self.rules, places_ns), places_ns)
         announced = self._announcements(places)
         self._commit(announced)
         stretches = [stretch for one in announced if (stretch := missed_by(one.stream, one.body))]

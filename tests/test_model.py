@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import subprocess
+import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +49,21 @@ def with_scores(toy: Path, path: Path, window: int, score: float) -> Path:
 def noise(count: int) -> FloatArray:
     rng = np.random.default_rng(3)
     return (rng.standard_normal((count, TOY_WINDOW)) * rng.uniform(0.01, 0.06, (count, 1))).astype(np.float32)
+
+
+def test_onnxruntime_reports_nothing_to_its_maker(toy: Path, tmp_path: Path) -> None:
+    """It makes no device id and no store of events, as it does where it is imported alone."""
+
+    def left(code: str) -> list[Path]:
+        home = tmp_path / str(len(list(tmp_path.iterdir())))
+        home.mkdir()
+        subprocess.run(
+            [sys.executable, "-c", code], env={"HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}, check=True
+        )
+        return [path for path in home.rglob("*") if path.is_file()]
+
+    assert left(f"from pathlib import Path; from pam_daemon.model import Model; Model(Path({str(toy)!r}), 'cpu')") == []
+    assert left("import onnxruntime") != []
 
 
 def test_a_good_model_says_what_it_is(toy: Path) -> None:

@@ -39,6 +39,9 @@ def heartbeat(recovery: int, last_seq: int | None) -> Record:
         provider="cpu",
         durable=True,
         streams={},
+        held_records=0,
+        dropped_records=0,
+        disk_free_bytes=None,
     )
     return Record("status", "pamd", STATION_WIDE, "replay", None, "2026-01-01T00:00:00.000000Z", body)
 
@@ -52,7 +55,7 @@ class House:
         self.journal = exits.enter_context(closing(Journal(path, [self.bell])))
         self.publisher = Publisher(
             ANY_PORT,
-            path,
+            partial(Journal, path),
             after,
             self.bell,
             status=heartbeat,
@@ -318,7 +321,7 @@ def one_line(make: Callable[[], object]) -> str:
 def publisher(endpoint: str, tmp_path: Path, bell: Bell) -> Publisher:
     return Publisher(
         endpoint,
-        tmp_path / "unused",
+        partial(Journal, tmp_path / "unused"),
         0,
         bell,
         status=heartbeat,

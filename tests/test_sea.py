@@ -96,7 +96,7 @@ def test_a_device_that_appears_later_is_heard_from_then_on(
             there_s = time.time()
             with playing(again, tmp_path) as player:
                 player.until(call=3)
-    late_s = heard(station, player)
+    late_s = heard(station.of("detection"), player)
     assert sorted(late_s) == [0, 1, 2] and in_place(late_s)
     missed_s = sum(gap["duration_s"] for gap in station.of("gap"))
     assert there_s - began_s - 2.5 < missed_s < there_s - began_s + 2 * EITHER_WAY_S
@@ -120,7 +120,7 @@ def test_a_device_that_hangs_is_told_and_given_up_until_it_answers(
             player.until(call=3)
     (gap,) = (gap for gap in station.of("gap") if gap["reason"] == "hung")
     assert abs(gap["duration_s"] - (back_s - stopped_s)) < 2.5
-    late_s = heard(station, player)
+    late_s = heard(station.of("detection"), player)
     assert sorted(late_s) == [0, 1, 2] and in_place(late_s)
     assert last_effort_is_whole(station)
 
@@ -139,7 +139,7 @@ def test_a_daemon_that_is_stopped_loses_nothing_that_the_child_can_keep(
             player.until(call=4)
             over = player.over
     assert station.of("gap") == []
-    late_s = heard(station, player)
+    late_s = heard(station.of("detection"), player)
     assert sorted(late_s) == list(range(over)) and in_place(late_s)
     assert last_effort_is_whole(station)
 
@@ -160,7 +160,7 @@ def test_a_daemon_stopped_for_longer_than_the_ring_says_exactly_what_it_lost(
     (gap,) = station.of("gap")
     assert (gap["term"], gap["reason"], gap["estimated"]) == ("gap", "overrun", False)
     assert 13 - 5 - 2 < gap["duration_s"] < 13 - 5 + 0.5
-    late_s = heard(station, player)
+    late_s = heard(station.of("detection"), player)
     assert {0, 1, over - 1} <= late_s.keys() and in_place(late_s)
     lost_s = [unix_s(gap["start_utc"]), unix_s(gap["start_utc"]) + gap["duration_s"]]
     for call in set(range(over)) - late_s.keys():
@@ -189,7 +189,7 @@ def test_a_device_that_nobody_reads_is_found_to_have_lost_sound(
     assert {gap["reason"] for gap in gaps} <= {"overflow", "short_segment"}
     assert all(gap["estimated"] and gap["uncertainty_s"] > 0 for gap in gaps if gap["reason"] == "overflow")
     assert sum(gap["duration_s"] for gap in gaps) <= 5.2
-    late_s = heard(station, player)
+    late_s = heard(station.of("detection"), player)
     assert {0, 1, 2, over - 1} <= late_s.keys() and in_place(late_s)
     assert last_effort_is_whole(station)
 
@@ -223,7 +223,7 @@ def test_a_worker_that_cannot_keep_up_says_so_listens_less_often_and_recovers(
     assert [event["what"] for event in station.of("event")] == ["stream_began", "overload", "overload_over"]
     assert station.events("overload")[0]["data"]["hop_s"] == 0.5
     assert station.of("gap") == []
-    late_s = heard(station, player)
+    late_s = heard(station.of("detection"), player)
     assert sorted(late_s) == list(range(over))
     assert max(late_s.values()) - min(late_s.values()) < 0.8  # at the wider hop
     assert last_effort_is_whole(station)
@@ -268,7 +268,7 @@ def test_kill_9_and_a_restart_double_no_call_and_leave_the_time_between_as_a_gap
     start_s = unix_s(gap["start_utc"])
     assert died_s - gap["uncertainty_s"] - 2 * EITHER_WAY_S - 2 < start_s < died_s
     assert abs(start_s + gap["duration_s"] - unix_s(second["data"]["start_utc"])) < 0.001
-    late_s = heard(station, player)
+    late_s = heard(station.of("detection"), player)
     assert {0, over - 1} <= late_s.keys() and in_place(late_s)
     assert last_effort_is_whole(station)
 

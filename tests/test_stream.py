@@ -277,6 +277,42 @@ def test_the_script_is_worth_comparing(expected: dict[int, dict[str, list[Wire]]
         assert first != second
 
 
+def moved(call: Wire, samples: int, clock: SampleClock) -> Wire:
+    """A detection so many samples later; its id, which hangs on its place, left out."""
+    places = {
+        "start": call["start_sample"] + samples,
+        "peak": round(call["peak_s"] * clock.sample_rate_hz) + samples,
+        "end": call["end_sample"] + samples,
+    }
+    later = call | {"start_sample": places["start"], "end_sample": places["end"], "id": None}
+    later |= {f"{name}_s": clock.seconds(sample) for name, sample in places.items()}
+    return later | {f"{name}_utc": clock.utc(sample) for name, sample in places.items()}
+
+
+def test_sample_numbers_go_on_past_two_to_the_31(model: Model) -> None:
+    """A stream whose first sound lies 60 s before: the same calls before, across and after it, moved to the sample."""
+    rate_hz = 48_000
+    first = 2**31 - 60 * rate_hz
+    rng = np.random.default_rng(3)
+    sound = (rng.standard_normal((2, 80 * rate_hz)) * 0.01).astype(np.float32)
+    for begin_s in (7.3, 31.0, 59.9, 66.2, 74.0):
+        sound[:, round(begin_s * rate_hz) :][:, : rate_hz // 4] *= 50
+    blocks = in_blocks([Audio(sound, None)], [4801, 30_000])
+    expected = analyse(blocks, rate_hz, model)
+    far = analyse([Missing(first, "absent"), *blocks], rate_hz, model)
+    clock = SampleClock(rate_hz, BEGAN_UTC_NS)
+    for name, wires in far.items():
+        calls, before = ([w for w in some if w["kind"] == "detection"] for some in (wires, expected[name]))
+        assert [call | {"id": None} for call in calls] == [moved(call, first, clock) for call in before]
+        spans = [(call["start_sample"] < 2**31, call["end_sample"] > 2**31) for call in calls]
+        assert spans == [(True, False), (True, False), (True, True), (False, True), (False, True)]
+        gaps = [wire for wire in wires if wire["kind"] == "gap"]
+        assert sum(gap["samples"] for gap in gaps) == first
+        terms = ("elapsed_samples", "analysed_samples", "gap_samples", "skipped_samples", "pending_samples")
+        analysed = sound.shape[1]
+        assert [wires[-1][term] for term in terms] == [first + analysed, analysed, first, 0, 0]
+
+
 def run_one(samples: FloatArray, rate_hz: int, *, hop: int = 1000, mode: Mode = "replay") -> list[Record]:
     stream = Stream("ch1", FakeSource((), rate_hz), Ring(len(samples)), analysis(hop, mode))
     stream.origin = file_origin(rate_hz) if mode == "replay" else Origin.live(LiveClock(rate_hz, FakeClock(), 0, 0))

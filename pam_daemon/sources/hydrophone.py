@@ -77,7 +77,7 @@ class Hydrophone:
                 self._child = self._child or _Child(self)
                 self.trouble, retry_s = None, RETRY_S[0]
                 log.info("device opened", device=self.name, sample_rate_hz=self.sample_rate_hz)
-                yield from self._listen(self._child)
+                yield from self.listen()
             except Outage as outage:
                 self.trouble = self._reason = outage.reason
                 log.warning("device lost", device=self.name, reason=self.trouble, error=str(outage), retry_s=retry_s)
@@ -89,9 +89,15 @@ class Hydrophone:
                 yield from self._wait(retry_s)
                 retry_s = min(2 * retry_s, RETRY_S[1])
 
-    def _listen(self, child: _Child) -> Iterator[Audio | Missing]:
+    def listen(self) -> Iterator[Audio | Missing]:
+        """What the open device gives, until `stop` is set.
+
+        Raises:
+            Outage: it is lost, or says nothing for `NO_MESSAGE_S`.
+        """
+        assert self._child is not None, "open first"
         first = True
-        for message in child.messages:
+        for message in self._child.messages:
             match message:
                 case Block():
                     audio = self._audio(message)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -13,13 +16,15 @@ import msgspec
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from pam_daemon.errors import TableError
 from pam_daemon.model import Model
 from pam_daemon.records import Wire
 from pam_daemon.sources.file import Recording
 from pam_daemon.subscribe import HEARTBEATS_MISSED, Subscriber
+from pam_daemon.tools.doctor.case import VERDICTS, Result, Verdict
 from pam_daemon.tools.tables import Selection, write_raven
 
 
@@ -35,13 +40,20 @@ class Heard(Protocol):
 
 
 class ReplayView:
-    """What a replay shows: records as they come where stdout is a pipe, a bar and a table on a terminal."""
+    """What a replay shows: records as they come where stdout is a pipe, a bar and a table on a terminal.
 
-    def __init__(self) -> None:
+    Args:
+        keep: hold the detections until the end, as for a table; else only a terminal's are, so that memory does not
+            grow with the sound.
+    """
+
+    def __init__(self, *, keep: bool) -> None:
         self.detections: list[tuple[Recording, Wire]] = []
+        self._found = 0
         self._recording: Recording
         self._gaps: list[Wire] = []
         self._terminal = sys.stdout.isatty()
+        self._keep = keep or self._terminal
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -71,9 +83,10 @@ class ReplayView:
         """One record, on the worker's thread."""
         if not self._terminal:
             print_json(wire)
-        if wire["kind"] == "detection":
+        self._found += wire["kind"] == "detection"
+        if wire["kind"] == "detection" and self._keep:
             self.detections.append((self._recording, wire))
-        elif wire["kind"] == "gap":
+        elif wire["kind"] == "gap" and self._keep:
             self._gaps.append(wire)
 
     def finish(self, done: Heard) -> None:
@@ -85,7 +98,7 @@ class ReplayView:
             for gap in self._gaps:
                 console.print(f"{gap['term']} {gap['reason']}: {gap['duration_s']:g} s from {_at(gap, 'start')}")
         console.print(
-            f"{done.heard_s:,.1f} s of sound, {done.windows:,} windows, {len(self.detections):,} detections; "
+            f"{done.heard_s:,.1f} s of sound, {done.windows:,} windows, {self._found:,} detections; "
             f"{done.took_s:.1f} s, {done.heard_s / done.took_s:,.0f} times real time"
         )
 
@@ -130,7 +143,62 @@ def state_lines(state: Wire) -> Iterator[str]:
     missed = ", ".join(f"{reason} {seconds:g} s" for reason, seconds in state["missed_today_s"].items())
     yield f"coverage today {state['coverage_today']:.2%}; missed: {missed or 'nothing'}"
     yield "last detection: " + (readable(last) if last else "none")
-    yield f"disk: {state['disk_free_bytes'] / 1e9:.1f} GB free"
+    free_bytes = status["disk_free_bytes"]
+    disk = "disk: fails" if free_bytes is None else f"disk: {free_bytes / 1e9:.1f} GB free"
+    if not status["durable"]:
+        disk += f", refuses the journal: {status['held_records']} records held, {status['dropped_records']} dropped"
+    yield disk
+
+
+def show_results(results: Iterable[Result], console: Console, *, as_json: bool) -> Verdict:
+    """An examination's results as they come; a line each, on a terminal with the remedy below. Returns: the worst."""
+    seen: Counter[Verdict] = Counter()
+    for result in results:
+        seen[result.verdict] += 1
+        if as_json:
+            print_json(dataclasses.asdict(result))
+        elif console.is_terminal:
+            console.print(_result_row(result))
+        else:
+            remedy = f"; {result.remedy}" if result.remedy else ""
+            print(f"{result.verdict:7}  {result.check:9}  {result.found}{remedy}", flush=True)
+    if console.is_terminal and not as_json:
+        console.print(f"\n{seen['ok']} ok, {seen['warning']} to look at, {seen['failure']} failed")
+    return max(seen, key=VERDICTS.index)
+
+
+def _result_row(result: Result) -> Table:
+    colour = {"ok": "green", "warning": "yellow", "failure": "red"}[result.verdict]
+    row = Table.grid(Column(width=7), Column(width=9), Column(), padding=(0, 2))
+    text = Text(result.found)
+    if result.remedy:
+        text.append(f"\n→ {result.remedy}", "italic")
+    row.add_row(Text(result.verdict, f"bold {colour}"), Text(result.check, "bold"), text)
+    return row
+
+
+@contextmanager
+def busy(as_json: bool) -> Iterator[tuple[Console, Callable[[str], object]]]:
+    """A console, and what tells people there what takes a while; programs are not told."""
+    console = Console(highlight=False)
+    if as_json or not console.is_terminal:
+        yield console, lambda text: None
+        return
+    with console.status("") as status:
+        yield console, lambda text: status.update(f"{text}...")
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """What libraries of C and other processes print on stderr is kept from the eyes."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def print_records(subscriber: Subscriber, *, as_json: bool) -> None:

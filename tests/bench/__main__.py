@@ -1,4 +1,4 @@
-"""`make bench`: how fast, how big, how soon, how late; prints what it measured and how. Asserts nothing.
+"""`make bench`: how fast, how big, how soon, how late, how many; prints what it measured and how. Asserts nothing.
 
 `make bench BENCH_ARGS="--model FILE throughput latency"` measures another model, and only these.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import latency
 import processes
+import streams
 import throughput
 from common import Bench
 
@@ -26,6 +27,8 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "memory": processes.measure_memory,
     "startup": processes.measure_startup,
     "latency": latency.measure,
+    "ready": streams.measure_ready,
+    "live": streams.measure,
 }
 
 

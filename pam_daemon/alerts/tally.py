@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
+from pam_daemon.alerts.coverage import Coverage
 from pam_daemon.clock import NS_PER_S, parse_rfc3339, rfc3339
-from pam_daemon.coverage import Coverage
 from pam_daemon.records import STATION_WIDE, Alert, Detection, Level, Wire, record_id
 
 _ROUNDING_S = 0.001  # of samples at two rates

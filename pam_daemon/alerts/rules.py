@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from pam_daemon.alert import Rule
+from pam_daemon.alerts.tally import Rule
 from pam_daemon.config import AlertRule, Preset
 from pam_daemon.errors import ConfigError
 from pam_daemon.records import Position

@@ -8,18 +8,17 @@ from itertools import islice
 
 import msgspec
 
-from pam_daemon.alert import Candidate, Rule, stream_ns, to_ns
+from pam_daemon.alerts.tally import Candidate, Rule, stream_ns, to_ns
+from pam_daemon.alerts.watch import EVER_NS, Missed, missed_by
 from pam_daemon.clock import NS_PER_S, parse_rfc3339
 from pam_daemon.journal import Journal
-from pam_daemon.records import Detection, Event, Gap, Wire
-from pam_daemon.stream import Analysis
-from pam_daemon.watch import EVER_NS, Missed, missed_by
+from pam_daemon.records import Detection, Event, Gap, Mode, Wire
 
 _DISORDER_NS = 3600 * NS_PER_S  # between streams: as much as the longest ring holds
 
 
 def recall(
-    journal: Journal, analysis: Analysis, rules: Sequence[Rule], places: Mapping[str, int]
+    journal: Journal, station: str, mode: Mode, rules: Sequence[Rule], places: Mapping[str, int]
 ) -> tuple[list[Wire], list[Candidate], list[Missed]]:
     """Each rule's last record; the detections that may still count; and when nobody listened, as far back as is asked.
 
@@ -30,8 +29,7 @@ def recall(
     """
 
     def latest(kind: str) -> Iterator[Wire]:
-        own = (analysis.station, analysis.mode)
-        return (wire for wire in journal.latest(kind) if (wire["station"], wire["mode"]) == own)
+        return (wire for wire in journal.latest(kind) if (wire["station"], wire["mode"]) == (station, mode))
 
     alerts = list({(wire["rule"], wire["label"]): wire for wire in reversed(list(latest("alert")))}.values())
     peaks_ns = (stream_ns(wire["peak_utc"]) for wire in islice(latest("detection"), 1))

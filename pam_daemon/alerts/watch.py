@@ -13,9 +13,9 @@ from functools import partial
 
 import msgspec
 
-from pam_daemon.alert import Candidate, Decision, Rule, Tally, stream_ns, to_ns
+from pam_daemon.alerts.coverage import Coverage
+from pam_daemon.alerts.tally import Candidate, Decision, Rule, Tally, stream_ns, to_ns
 from pam_daemon.clock import NS_PER_S, parse_rfc3339
-from pam_daemon.coverage import Coverage
 from pam_daemon.records import Alert, Body, Event, Gap, Wire
 
 _KEPT_NS = 86_400 * NS_PER_S  # of coverage: as far back as a window reaches
