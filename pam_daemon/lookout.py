@@ -85,4 +85,5 @@ class Lookout:
         for record in records:
             if isinstance(record.body, Detection) and record.id is not None:
                 key, first_sample = self._streams[record.stream].locate(record.body.start_sample)
-                yield Candidate.of(record.body, record.stream, record.id, key, first_sample)
+                began_utc = None if record.mode == "replay" else key
+                yield Candidate.of(record.body, record.stream, record.id, key, first_sample, began_utc)

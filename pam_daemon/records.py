@@ -94,8 +94,8 @@ class Alert(msgspec.Struct, frozen=True):
     coverage: float  # share of the window listened to; of the hold where the alert has ended
     flood: bool  # the last detection is one of a flood
     zone: dict[str, Any] | None  # GeoJSON
-    key: str  # of the first detection, with the next: what the ids of this alert are made of
-    first_sample: int
+    began_utc: str | None  # live: when the stream of the first detection began
+    start_sample: int  # of the first detection
 
 
 class Gap(msgspec.Struct, frozen=True):

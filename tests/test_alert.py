@@ -84,7 +84,8 @@ class Call:
     def candidate(self) -> Candidate:
         made = self.record
         assert isinstance(made.body, Detection) and made.id is not None
-        return Candidate.of(made.body, self.stream, made.id, utc(self.began_s), made.body.start_sample)
+        began_utc = utc(self.began_s)
+        return Candidate.of(made.body, self.stream, made.id, began_utc, made.body.start_sample, began_utc)
 
 
 def record(kind: Kind, stream: str, key: str, sample: int, body: Body, *rest: str) -> Record:
@@ -242,6 +243,8 @@ def told(expected: Sequence[Expected]) -> Iterator[tuple[str, dict[str, Any]]]:
                 "streams": tuple(sorted({call.stream for call in one.counted})),
                 "coverage": math.floor(one.coverage * 1000) / 1000,
                 "flood": one.counted[-1].flood,
+                "began_utc": key,
+                "start_sample": sample,
             },
         )
 
@@ -250,7 +253,7 @@ def compared(decision: Decision) -> tuple[str, dict[str, Any]]:
     body = decision.body
     names = (
         *("alert", "revision", "state", "level", "rule", "count", "first_utc", "last_utc", "expires_utc", "max_score"),
-        *("detections", "streams", "coverage", "flood"),
+        *("detections", "streams", "coverage", "flood", "began_utc", "start_sample"),
     )
     return decision.id, {name: getattr(body, name) for name in names}
 

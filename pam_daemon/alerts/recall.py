@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import msgspec
@@ -31,17 +31,19 @@ def recall(
     def latest(kind: str) -> Iterator[Wire]:
         return (wire for wire in journal.latest(kind) if (wire["station"], wire["mode"]) == (station, mode))
 
-    alerts = list({(wire["rule"], wire["label"]): wire for wire in reversed(list(latest("alert")))}.values())
+    alerts: dict[tuple[str, str], Wire] = {}
+    for wire in latest("alert"):
+        alerts.setdefault((wire["rule"], wire["label"]), wire)
     peaks_ns = (stream_ns(wire["peak_utc"]) for wire in islice(latest("detection"), 1))
     newest_ns = max((*places.values(), *peaks_ns), default=0)
-    since_ns = _since_ns(alerts, rules, newest_ns)
+    since_ns = _since_ns(alerts.values(), rules, newest_ns)
     detections = list(_detections(latest("detection"), since_ns))
     events = list(_events(latest("event"), since_ns, detections))
     heard = [_candidate(wire, events) for wire in reversed(detections)]
-    return alerts, heard, list(_missed(latest("gap"), events, since_ns))
+    return list(alerts.values()), heard, list(_missed(latest("gap"), events, since_ns))
 
 
-def _since_ns(alerts: Sequence[Wire], rules: Sequence[Rule], newest_ns: int) -> int:
+def _since_ns(alerts: Iterable[Wire], rules: Sequence[Rule], newest_ns: int) -> int:
     """The stream time from which on the journal matters: a window before the last detection of what stands, and before
     the end."""
     windows_ns = {(rule.name, rule.label): to_ns(rule.window_s) for rule in rules}
@@ -81,7 +83,7 @@ def _events(latest: Iterator[Wire], since_ns: int, detections: Sequence[Wire]) -
 def _candidate(wire: Wire, events: Sequence[Wire]) -> Candidate:
     began = (event for event in events if event["what"] == "stream_began" and event["stream"] == wire["stream"])
     key = next((event["data"]["start_utc"] for event in began if event["seq"] < wire["seq"]), "")
-    return Candidate.of(msgspec.convert(wire, Detection), wire["stream"], wire["id"], key, wire["start_sample"])
+    return Candidate.of(msgspec.convert(wire, Detection), wire["stream"], wire["id"], key, wire["start_sample"], key)
 
 
 def _missed(latest: Iterator[Wire], events: Sequence[Wire], since_ns: int) -> Iterator[Missed]:

@@ -56,12 +56,15 @@ class Candidate:
     score: float
     flood: bool
     utc: bool  # `time_ns` is
-    key: str
+    start_sample: int
+    key: str  # with the next, what ids are made of
     first_sample: int
+    began_utc: str | None  # of a live stream
 
     @staticmethod
-    def of(body: Detection, stream: str, identity: str, key: str, first_sample: int) -> Candidate:
-        """Args: key, first_sample: what the detection's id is made of."""
+    def of(
+        body: Detection, stream: str, identity: str, key: str, first_sample: int, began_utc: str | None
+    ) -> Candidate:
         return Candidate(
             time_ns=stream_ns(body.peak_utc, body.peak_s),
             stream=stream,
@@ -71,8 +74,10 @@ class Candidate:
             score=body.score,
             flood=bool(body.flood),
             utc=body.peak_utc is not None,
+            start_sample=body.start_sample,
             key=key,
             first_sample=first_sample,
+            began_utc=began_utc,
         )
 
     def seconds_from(self, other: Candidate) -> float:
@@ -95,6 +100,8 @@ class Standing:
     """An alert that has not ended."""
 
     id: str  # of its `raised` record
+    key: str  # with the next, what the ids of its records are made of
+    first_sample: int
     body: Alert  # as of the last detection that met the rule; the revision is that of the last record
     last_ns: int
     expires_ns: int
@@ -148,7 +155,7 @@ class Tally:
             state="cleared" if share >= self.rule.coverage else "lapsed",
             coverage=_thousandths(share),
         )
-        return Decision(self._id(body), body)
+        return Decision(self._identity(body, standing.key, standing.first_sample), body)
 
     def resume(self, last: Wire | None, heard: Sequence[Candidate], since_ns: int) -> None:
         """Go on after the rule's last record in the journal; where it has none, with detections from `since_ns` on.
@@ -166,7 +173,8 @@ class Tally:
         if body.state in ("cleared", "lapsed"):
             self._spend(last_ns, expires_ns)
         else:
-            self.standing = Standing(body.alert or last["id"], body, last_ns, expires_ns, last_ns)
+            key, sample = body.began_utc or "", body.start_sample
+            self.standing = Standing(body.alert or last["id"], key, sample, body, last_ns, expires_ns, told_ns=last_ns)
 
     def _count(self, one: Candidate) -> list[Candidate]:
         """What counts with this detection; nothing where it does not itself."""
@@ -183,8 +191,7 @@ class Tally:
         return [other for other in self._window if after_ns < other.time_ns <= one.time_ns]
 
     def _raise(self, one: Candidate, level: Level, counted: Sequence[Candidate]) -> Decision:
-        rule, first = self.rule, counted[0]
-        expires_ns = one.time_ns + to_ns(rule.hold_s)
+        rule, first, expires_ns = self.rule, counted[0], one.time_ns + to_ns(self.rule.hold_s)
         body = Alert(
             alert=None,
             revision=0,
@@ -192,30 +199,24 @@ class Tally:
             level=level,
             state="raised",
             rule=rule.name,
-            count=len(counted),
-            window_s=rule.window_s,
             first_utc=rfc3339(first.time_ns) if first.utc else None,
-            last_utc=rfc3339(one.time_ns) if one.utc else None,
-            expires_utc=rfc3339(expires_ns) if one.utc else None,
             max_score=max(other.score for other in counted),
-            detections=tuple(other.id for other in counted),
-            streams=tuple(sorted({other.stream for other in counted})),
-            coverage=self._window_coverage(one),
-            flood=one.flood,
-            zone=rule.zone,
-            key=first.key,
-            first_sample=first.first_sample,
+            began_utc=first.began_utc,
+            start_sample=first.start_sample,
+            **self._as_of(one, counted, one.time_ns, expires_ns),
         )
-        identity = self._id(body)
-        self.standing = Standing(identity, body, one.time_ns, expires_ns, one.time_ns)
+        identity = self._identity(body, first.key, first.first_sample)
+        self.standing = Standing(
+            identity, first.key, first.first_sample, body, one.time_ns, expires_ns, told_ns=one.time_ns
+        )
         return Decision(identity, body)
 
     def _extend(
         self, standing: Standing, one: Candidate, level: Level, counted: Sequence[Candidate]
     ) -> Decision | None:
-        rule, before = self.rule, standing.body
+        before = standing.body
         last_ns = max(standing.last_ns, one.time_ns)
-        expires_ns = max(standing.expires_ns, one.time_ns + to_ns(rule.hold_s))
+        expires_ns = max(standing.expires_ns, one.time_ns + to_ns(self.rule.hold_s))
         risen = level == "detected" and before.level == "possible"
         told = risen or one.time_ns - standing.told_ns >= to_ns(self._told_every_s(one))
         body = msgspec.structs.replace(
@@ -224,37 +225,40 @@ class Tally:
             revision=before.revision + told,
             level="detected" if risen else before.level,
             state="extended",
-            count=len(counted),
-            window_s=rule.window_s,
-            last_utc=rfc3339(last_ns) if one.utc else None,
-            expires_utc=rfc3339(expires_ns) if one.utc else None,
             max_score=max(before.max_score, *(other.score for other in counted)),
-            detections=tuple(other.id for other in counted),
-            streams=tuple(sorted({other.stream for other in counted})),
-            coverage=self._window_coverage(one),
-            flood=one.flood,
-            zone=rule.zone,
+            **self._as_of(one, counted, last_ns, expires_ns),
         )
         told_ns = one.time_ns if told else standing.told_ns
         self.standing = replace(standing, body=body, last_ns=last_ns, expires_ns=expires_ns, told_ns=told_ns)
-        return Decision(self._id(body), body) if told else None
+        return Decision(self._identity(body, standing.key, standing.first_sample), body) if told else None
+
+    def _as_of(self, one: Candidate, counted: Sequence[Candidate], last_ns: int, expires_ns: int) -> dict[str, Any]:
+        """What each detection that meets the rule says anew."""
+        window_s = self.rule.window_s
+        return {
+            "count": len(counted),
+            "window_s": window_s,
+            "last_utc": rfc3339(last_ns) if one.utc else None,
+            "expires_utc": rfc3339(expires_ns) if one.utc else None,
+            "detections": tuple(other.id for other in counted),
+            "streams": tuple(sorted({other.stream for other in counted})),
+            "coverage": _thousandths(self._coverage.share(one.time_ns - to_ns(window_s), one.time_ns)),
+            "flood": one.flood,
+            "zone": self.rule.zone,
+        }
 
     def _told_every_s(self, one: Candidate) -> float:
         """Never so seldom that an alert seems to run out while it goes on."""
         every_s = max(self.rule.extend_every_s, self._flood_every_s if one.flood else 0.0)
         return min(every_s, self.rule.hold_s / 2)
 
-    def _window_coverage(self, one: Candidate) -> float:
-        return _thousandths(self._coverage.share(one.time_ns - to_ns(self.rule.window_s), one.time_ns))
-
     def _spend(self, last_ns: int, expires_ns: int) -> None:
         self._spent_ns = last_ns
         self._quiet_until_ns = expires_ns + to_ns(self.rule.cool_down_s)
 
-    def _id(self, body: Alert) -> str:
-        return record_id(
-            "alert", self._station, STATION_WIDE, body.key, body.first_sample, body.rule, body.label, body.revision
-        )
+    def _identity(self, body: Alert, key: str, first_sample: int) -> str:
+        made_of = (key, first_sample, body.rule, body.label, body.revision)
+        return record_id("alert", self._station, STATION_WIDE, *made_of)
 
 
 def stream_ns(utc: str | None, seconds: float = 0.0) -> int:
