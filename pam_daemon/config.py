@@ -92,17 +92,17 @@ class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label: Annotated[str | None, Meta(description="of the model; null: its only one")] = None
     count: Annotated[
         Annotated[int, Meta(ge=1, le=10_000)] | None,
-        Meta(description="`detected`: so many detections in window_s; needed without a preset"),
+        Meta(description="so many detections in window_s are `detected`; needed without a preset"),
     ] = None
     window_s: Annotated[Seconds | None, Meta(description="it slides; needed without a preset")] = None
     possible_count: Annotated[
         Annotated[int, Meta(ge=0, le=10_000)] | None,
-        Meta(description="`possible`: so many, and fewer than count; null: 0, no such level"),
+        Meta(description="so many, fewer than count, are `possible`; null: 0, no such level"),
     ] = None
     min_score: Annotated[Share | None, Meta(description="detections below do not count; null: 0")] = None
     streams: Annotated[
         Annotated[int, Meta(ge=1, le=1000)] | None,
-        Meta(description="`detected` needs so many different ones; null: 1"),
+        Meta(description="so many different ones are needed for `detected`; null: 1"),
     ] = None
     hold_s: Annotated[
         Annotated[float, Meta(gt=0, le=5_184_000)] | None,

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from pam_daemon.config import Config, Device, commented_yaml, load_config
+from pam_daemon.config import AlertRule, Config, Device, commented_yaml, load_config
 from pam_daemon.errors import ConfigError
 
 SHIPPED = REPOSITORY / "configs" / "pamd.yaml"
@@ -56,9 +56,9 @@ def test_every_key_is_printed_with_a_description_and_loads_as_its_default() -> N
     assert named == keys(Config)
     assert load_config(SHIPPED) == Config() == load_config(None)
     lines = [line for line in commented_yaml().splitlines() if re.match(r"#? +\w+:", line)]
-    assert (
-        len(lines) == len(keys(Config)) - 1 + len(msgspec.structs.fields(Device)) - 1
-    )  # devices: [], and its first key
+    # `devices: []` and `alerts: []` are among the keys, and their first keys stand behind a dash
+    of_lists = [len(msgspec.structs.fields(section)) - 2 for section in (Device, AlertRule)]
+    assert len(lines) == len(keys(Config)) + sum(of_lists)
     assert [line for line in lines if not re.search(r"# \w", line)] == []
 
 
@@ -70,10 +70,19 @@ def test_each_default_can_be_set_to_itself() -> None:
                 assert load_config(None, [f"{section}.{key}={value}"]) == Config()
 
 
-def test_the_example_of_a_device_works_without_its_comment_signs(tmp_path: Path) -> None:
-    text = commented_yaml().replace("devices: []", "devices:")
-    text = "\n".join(re.sub(r"^#( +(- )?(device|name|channels):)", r" \1", line) for line in text.splitlines())
-    assert load_config(write(tmp_path / "c.yaml", text)).devices == (Device("hw:1"),)
+def example(section: str, *keys: str) -> str:
+    """What is printed, with the comment signs before these keys of a list's example taken away."""
+    before, rest = commented_yaml().split(f"{section}: []\n")
+    block, after = rest.split("\n\n", 1)
+    block = "\n".join(re.sub(rf"^#( +(- )?({'|'.join(keys)}):)", r" \1", line) for line in block.splitlines())
+    return f"{before}{section}:\n{block}\n\n{after}"
+
+
+def test_the_examples_work_without_their_comment_signs(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", example("devices", "device", "name", "channels"))
+    assert load_config(path).devices == (Device("hw:1"),)
+    path = write(tmp_path / "c.yaml", example("alerts", "name", "preset", "streams"))
+    assert load_config(path).alerts == (AlertRule("whales"),)
 
 
 def test_settings_come_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
@@ -120,6 +129,14 @@ def test_a_file_may_say_nothing(tmp_path: Path, text: str) -> None:
         ("capture.ring_s=1", ["capture.ring_s", "1", ">= 5"]),
         ("capture.ring_s=1e15", ["capture.ring_s"]),
         ("publish.every_s=-1", ["publish.every_s", "-1"]),
+        ("flood.count=-1", ["flood.count", "-1"]),
+        ("alerts=[{preset: tally-15min}]", ["alerts.0", "`name`"]),
+        ("alerts=[{name: two words}]", ["alerts.0.name", "'two words'", "ids"]),
+        ("alerts=[{name: a, preset: tally}]", ["alerts.0.preset", "'tally'"]),
+        ("alerts=[{name: a, count: 0}]", ["alerts.0.count", "0", ">= 1"]),
+        ("alerts=[{name: a, window_s: .nan}]", ["alerts.0.window_s", "nan"]),
+        ("alerts=[{name: a, hold: 3}]", ["unknown key alerts.0.hold"]),
+        ("alerts=[{name: a}, {name: a}]", ["alerts", "two rules a"]),
         ("publish.endpoint=localhost:5556", ["publish.endpoint", "'localhost:5556'", "tcp://HOST:PORT"]),
     ],
 )
