@@ -67,7 +67,7 @@ def promise(rule: Rule, pace: Pace, streams: int) -> tuple[float, float]:
     """
     place = f"alerts: rule {rule.name}"
     if rule.streams > streams:
-        raise ConfigError(f"{place}: streams {rule.streams}: there are {streams}")
+        raise ConfigError(f"{place}: streams {rule.streams}: there are {streams}; ask for fewer")
     closest_s = (math.ceil(rule.count / streams) - 1) * pace.closest_s
     if closest_s >= rule.window_s:
         raise ConfigError(
