@@ -7,8 +7,8 @@ HOURS ?= 2
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # PortAudio for sounddevice; a private PulseAudio server is the tests' sound card; systemd reads the unit, and boots a
-# machine that runs it; faketime sets a daemon's UTC.
-SYSTEM_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins systemd dbus faketime
+# machine that runs it; faketime sets a daemon's UTC; mosquitto and openssl's certificates are what bridges lead to.
+SYSTEM_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins systemd dbus faketime mosquitto openssl
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long check bench soak install-systemd install-units system-packages clean

@@ -5,17 +5,19 @@ The structs below are the only list of keys; `pamd config` and configs/pamd.yaml
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 import yaml
 from msgspec import Meta
 
 from pam_daemon.errors import ConfigError
-from pam_daemon.records import NAME_PATTERN
+from pam_daemon.records import NAME_PATTERN, Mode
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5556"
 
@@ -26,6 +28,9 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Latitude = Annotated[float, Meta(ge=-90, le=90)]
 Longitude = Annotated[float, Meta(ge=-180, le=180)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,253}$")]
+Kept = Literal["detection", "alert", "gap", "effort", "event"]  # the kinds that the journal keeps
 
 
 class Station(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -188,6 +193,77 @@ class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Annotated[Annotated[int, Meta(ge=1, le=65535)] | None, Meta(description="null: none; 9556 is usual")] = None
 
 
+class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which records a bridge takes. What a record does not have, as an event no score, is not asked of it."""
+
+    kinds: Annotated[
+        Annotated[tuple[Kept, ...], Meta(min_length=1)], Meta(description="detection, alert, gap, effort, event")
+    ] = ("alert",)
+    labels: Annotated[tuple[str, ...] | None, Meta(description="null: all")] = None
+    min_score: Annotated[Share, Meta(description="of a detection, or of an alert's best")] = 0.0
+    modes: Annotated[
+        Annotated[tuple[Mode, ...], Meta(min_length=1)], Meta(description="live; drill and replay only if asked for")
+    ] = ("live",)
+    flood: Annotated[bool, Meta(description="detections and extensions of alerts that are marked as a flood, too")] = (
+        False
+    )
+
+
+_BRIDGE_NAME = "letters, digits, _ and -, at most 32; its place is kept by it"
+_FILTER = "which records; docs/bridges.md says what its keys mean"
+_TIMEOUT = "for an answer"
+
+
+class Mqtt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="mqtt"):
+    """To an MQTT broker."""
+
+    name: Annotated[Name, Meta(description=_BRIDGE_NAME)]
+    host: Annotated[Host, Meta(description="the broker's name or address")]
+    port: Annotated[Port | None, Meta(description="null: 8883, without tls 1883")] = None
+    filter: Annotated[Filter, Meta(description=_FILTER)] = Filter()
+    tls: Annotated[bool, Meta(description="false is refused beyond this machine, unless insecure is true")] = True
+    ca_file: Annotated[str | None, Meta(description="certificates to trust; null: the system's")] = None
+    insecure: Annotated[bool, Meta(description="without tls all the same")] = False
+    user: Annotated[str | None, Meta(description="null: none")] = None
+    password_file: Annotated[str | None, Meta(description="the user's; a file that not everybody may read")] = None
+    prefix: Annotated[
+        Annotated[str, Meta(pattern=r"^[^/#+\s\x00$][^#+\s\x00]{0,199}$")],
+        Meta(description="topics are PREFIX/<kind>/<station>/<stream>; no #, + or space"),
+    ] = "pamd"
+    retain: Annotated[bool, Meta(description="the broker keeps the last record of each topic for newcomers")] = False
+    version: Annotated[Literal[3, 5], Meta(description="of MQTT; 3 (3.1.1) does not tell what the broker refuses")] = 5
+    timeout_s: Annotated[Annotated[float, Meta(ge=1, le=30)], Meta(description=_TIMEOUT)] = 10.0
+
+
+class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="webhook"):
+    """By HTTP POST."""
+
+    name: Annotated[Name, Meta(description=_BRIDGE_NAME)]
+    url: Annotated[
+        Annotated[str, Meta(pattern=r"^https?://[^\s/?#@]+(/[!-~]*)?$")],
+        Meta(description="https://HOST/PATH; http is refused beyond this machine, unless insecure is true"),
+    ]
+    filter: Annotated[Filter, Meta(description=_FILTER)] = Filter()
+    ca_file: Annotated[str | None, Meta(description="certificates to trust; null: the system's")] = None
+    insecure: Annotated[bool, Meta(description="http all the same")] = False
+    token_file: Annotated[
+        str | None, Meta(description="of a bearer token; a file that not everybody may read; null: none")
+    ] = None
+    timeout_s: Annotated[Annotated[float, Meta(ge=1, le=30)], Meta(description=_TIMEOUT)] = 10.0
+
+
+class Pgalm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="pgalm"):
+    """As PAMGuard's alarm sentence, in UDP datagrams, whose loss nobody notices."""
+
+    name: Annotated[Name, Meta(description=_BRIDGE_NAME)]
+    host: Annotated[Host, Meta(description="the receiver's name or address, or a network's broadcast address")]
+    port: Annotated[Port, Meta(description="PAMGuard's own is 8111")] = 8111
+    filter: Annotated[Filter, Meta(description="which alerts and detections; docs/bridges.md")] = Filter()
+
+
+BridgeChoice = Mqtt | Webhook | Pgalm
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set."""
 
@@ -203,11 +279,21 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     journal: JournalPlace = JournalPlace()
     publish: Publish = Publish()
     metrics: Metrics = Metrics()
+    bridges: tuple[BridgeChoice, ...] = ()
 
 
-_LISTS: dict[str, tuple[type[msgspec.Struct], str]] = {  # what there may be several of, and the first key's example
-    "devices": (Device, "device: hw:1"),
-    "alerts": (AlertRule, "name: whales"),
+# What there may be several of: what it is, and an example of each kind.
+_LISTS: Mapping[str, tuple[str, Mapping[type[msgspec.Struct], Mapping[str, str]]]] = {
+    "devices": ((Device.__doc__ or ""), {Device: {"device": "hw:1"}}),
+    "alerts": ((AlertRule.__doc__ or ""), {AlertRule: {"name": "whales"}}),
+    "bridges": (
+        "Where records are handed on; what waits for the other side is in the journal.",
+        {
+            Mqtt: {"kind": "mqtt", "name": "broker", "host": "broker.example"},
+            Webhook: {"kind": "webhook", "name": "office", "url": "https://office.example/whales"},
+            Pgalm: {"kind": "pgalm", "name": "bridge", "host": "192.0.2.1"},
+        },
+    ),
 }
 
 
@@ -251,10 +337,48 @@ def _check(config: Config, place: str) -> None:
                 )
     if (station.latitude_deg is None) != (station.longitude_deg is None):
         raise ConfigError(f"{place}: station: give both latitude_deg and longitude_deg, or neither")
-    names = [rule.name for rule in config.alerts]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"{place}: alerts: two rules {name}: give each a name of its own")
+    for section, listed in (("alerts", config.alerts), ("bridges", config.bridges)):
+        names = [one.name for one in listed]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"{place}: {section}: two are called {name}; give each a name of its own")
+    for bridge in config.bridges:
+        _check_bridge(bridge, f"{place}: bridge {bridge.name}")
+
+
+def _check_bridge(bridge: BridgeChoice, place: str) -> None:
+    match bridge:
+        case Pgalm():
+            if others := sorted(set(bridge.filter.kinds) - {"alert", "detection"}):
+                raise ConfigError(f"{place}: filter.kinds: {others[0]}: a $PGALM tells alerts and detections alone")
+            return
+        case Mqtt():
+            plain, host = not bridge.tls, bridge.host
+            if (bridge.user is None) != (bridge.password_file is None):
+                raise ConfigError(f"{place}: give both user and password_file, or neither")
+        case Webhook():
+            plain, host = bridge.url.startswith("http:"), _host(bridge.url, place)
+    if plain and not bridge.insecure and not _is_loopback(host):
+        raise ConfigError(f"{place}: {host} would be sent to in the clear; encrypt it, or set insecure: true")
+    if plain and bridge.ca_file is not None:
+        raise ConfigError(f"{place}: ca_file: nothing is encrypted that it could be for; remove it, or encrypt")
+
+
+def _host(url: str, place: str) -> str:
+    try:
+        parts = urlsplit(url)
+        if parts.hostname and parts.port != 0:
+            return parts.hostname
+    except ValueError:
+        pass
+    raise ConfigError(f"{place}: url: {url!r}: no host, or no port; write https://HOST:PORT/PATH")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -311,7 +435,8 @@ def _explain(error: str, values: dict[str, Any]) -> str:
 
 def _description(keys: Sequence[str]) -> str:
     section, *_, key = keys
-    return _descriptions(_LISTS[section][0] if section in _LISTS else type(getattr(Config(), section)))[key]
+    structs = _LISTS[section][1] if section in _LISTS else [type(getattr(Config(), section))]
+    return next(texts[key] for texts in map(_descriptions, structs) if key in texts)
 
 
 def commented_yaml() -> str:
@@ -322,25 +447,29 @@ def commented_yaml() -> str:
 def _lines() -> Iterator[str]:
     yield "# pamd's configuration: every key at its default. What is not set here keeps it."
     for field in msgspec.structs.fields(Config):
-        section, example = _LISTS.get(field.name, (type(field.default), ""))
+        text, examples = _LISTS.get(field.name, (type(field.default).__doc__ or "", {}))
         yield ""
-        yield f"# {(section.__doc__ or '').strip()}"
-        if example:
-            first = example.partition(":")[0]
+        yield f"# {text.strip()}"
+        if examples:
             yield f"{field.name}: []"
-            yield f"#  - {example}  # {_descriptions(section)[first]}"
-            yield from (f"#{line.replace('  ', '    ', 1)}" for line in _keys(section, skip=first))
         else:
             yield f"{field.name}:"
-            yield from _keys(section)
+            yield from (f"  {line}" for line in _keys(type(field.default), {}))
+        for section, example in examples.items():
+            first, *rest = _keys(section, example)
+            yield f"#  - {first}"
+            yield from (f"#    {line}" for line in rest)
 
 
-def _keys(section: type[msgspec.Struct], skip: str = "") -> Iterator[str]:
+def _keys(section: type[msgspec.Struct], example: Mapping[str, str]) -> Iterator[str]:
+    """A line a key: those of the example with its values, the others with their defaults."""
+    texts = {"kind": (section.__doc__ or "").strip(), **_descriptions(section)}
+    yield from (f"{key}: {value}  # {texts[key]}" for key, value in example.items())
     for field in msgspec.structs.fields(section):
-        if field.name != skip:
-            value = yaml.safe_dump(msgspec.to_builtins(field.default), default_flow_style=True)
+        if field.name not in example:
+            value = yaml.safe_dump(msgspec.to_builtins(field.default), default_flow_style=True, sort_keys=False)
             value = value.removesuffix("...\n").strip()
-            yield f"  {field.name}: {value}  # {_descriptions(section)[field.name]}"
+            yield f"{field.name}: {value}  # {texts[field.name]}"
 
 
 def _descriptions(section: type[msgspec.Struct]) -> dict[str, str]:

@@ -24,6 +24,8 @@ from pam_daemon.control import Control, socket_path
 from pam_daemon.errors import ConfigError, JournalError, PamdError
 from pam_daemon.fill import file_pieces, fill
 from pam_daemon.outlets import metrics
+from pam_daemon.outlets.bridge import Feed
+from pam_daemon.outlets.bridges import Bridges
 from pam_daemon.outlets.recorder import Recorder
 from pam_daemon.records import Event, Wire
 from pam_daemon.sources import Outage
@@ -138,7 +140,7 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
 
     Raises:
         EndpointError: a daemon of this station runs already, or the port for metrics is taken.
-        ConfigError: two streams of one name, or one that cannot be recorded.
+        ConfigError: two streams of one name, or one that cannot be recorded; a bridge's secret or certificates.
         RecordError: the directory for recordings cannot be written.
     """
     hangup = threading.Event()
@@ -167,14 +169,28 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
         if not config.alerts:
             log.info("no alert rules", text="calls are reported one by one; the configuration's `alerts` tallies them")
         recorder = Recorder(config.record, station.name, streams, station.clock) if config.record.directory else None
-        for name, work in fillers:
-            station.crew.start(name, work)
-        worker = station.crew.start("worker", partial(_run_worker, station, streams))
-        if recorder is not None:
-            station.crew.start("recorder", partial(recorder.run, worker.is_alive))
-        station.crew.start("control", partial(control.run, station.crew.stop))
-        log.info("listening", streams=[stream.name for stream in streams], provider=station.provider)
-        _supervise(station, worker, hangup, load)
+        with _bridges(station, config) as bridges:
+            for name, work in fillers:
+                station.crew.start(name, work)
+            worker = station.crew.start("worker", partial(_run_worker, station, streams))
+            if recorder is not None:
+                station.crew.start("recorder", partial(recorder.run, worker.is_alive))
+            station.crew.start("control", partial(control.run, station.crew.stop))
+            log.info("listening", streams=[stream.name for stream in streams], provider=station.provider)
+            _supervise(station, worker, hangup, partial(_reload, station, bridges, load))
+
+
+@contextmanager
+def _bridges(station: Station, config: Config) -> Iterator[Bridges]:
+    """The station's bridges; they end when nothing more is journalled."""
+    feed = Feed(station.open_journal, station.appended, station.tell, station.clock)
+    bridges = Bridges(station.name, feed, station.crew.start)
+    bridges.prepare(config.bridges)()
+    station.bridges = bridges.status
+    try:
+        yield bridges
+    finally:
+        bridges.stop()
 
 
 def _refuse_same_names(streams: Sequence[Stream]) -> None:
@@ -185,7 +201,7 @@ def _refuse_same_names(streams: Sequence[Stream]) -> None:
             raise ConfigError(f"stream {name}: two of this name; give each of the devices a name of its own")
 
 
-def _supervise(station: Station, worker: threading.Thread, hangup: threading.Event, load: Callable[[], Config]) -> None:
+def _supervise(station: Station, worker: threading.Thread, hangup: threading.Event, reload: Callable[[], None]) -> None:
     """Until the worker has ended; systemd hears from us while every stage moves."""
     supervisor = Supervisor()
     supervisor.tell("READY=1", f"STATUS=listening on {station.provider}")
@@ -204,17 +220,20 @@ def _supervise(station: Station, worker: threading.Thread, hangup: threading.Eve
         if hangup.is_set():
             hangup.clear()
             supervisor.tell("RELOADING=1", f"MONOTONIC_USEC={station.clock.monotonic_ns() // 1000}")
-            _reload(station, load)
+            reload()
             supervisor.tell("READY=1")
         if station.crew.stop.is_set() and not stopping:
             supervisor.tell("STOPPING=1")
             stopping = True
 
 
-def _reload(station: Station, load: Callable[[], Config]) -> None:
+def _reload(station: Station, bridges: Bridges, load: Callable[[], Config]) -> None:
     """What the configuration says now; one that is wrong changes nothing."""
     try:
-        station.reload(load())
+        config = load()
+        change = bridges.prepare(config.bridges)
+        station.reload(config)
+        change()
     except PamdError as error:
         log.error("reload refused", error=str(error))
         station.tell(Event("reload_refused", "error", str(error), {}))

@@ -29,6 +29,10 @@ class RecordError(PamdError):
     """Recordings or clips that cannot be written."""
 
 
+class BridgeError(PamdError):
+    """A record that the other side of a bridge has not taken."""
+
+
 class TableError(PamdError):
     """A selection table that cannot be read."""
 

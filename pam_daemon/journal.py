@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -54,6 +55,25 @@ class Bell:
         os.close(self._write)
 
 
+class Gong:
+    """Wakes threads, however many, that wait for nothing else."""
+
+    def __init__(self) -> None:
+        self._struck = threading.Condition()
+        self._strokes = 0
+
+    def ring(self) -> None:
+        with self._struck:
+            self._strokes += 1
+            self._struck.notify_all()
+
+    def wait(self, heard: int, timeout_s: float) -> int:
+        """Until it has rung more or less often than was heard, or for so long. Returns: how often it has."""
+        with self._struck:
+            self._struck.wait_for(lambda: self._strokes != heard, timeout_s)
+            return self._strokes
+
+
 class Journal:
     """One connection to a journal file, for one thread at a time.
 
@@ -65,11 +85,12 @@ class Journal:
         JournalError: a path that cannot be used, or a file that is no journal.
     """
 
-    def __init__(self, path: Path, bells: Sequence[Bell] = (), held: Held | None = None) -> None:
+    def __init__(self, path: Path, bells: Sequence[Bell | Gong] = (), held: Held | None = None) -> None:
         self.path = path
         self._bells = bells
         self._held = Held() if held is None else held  # an empty one is false
         self._appends = False
+        self.readable = True  # the file, the last time; else only what is held was answered
         self._file = Database(path, self._held)
         if self._held.log is None:
             with self._file.connection() as db:
@@ -265,8 +286,11 @@ class Journal:
         """Rows; none from a disk that cannot be read, which is noted."""
         try:
             with self._file.connection() as db:
-                return db.execute(query, values).fetchall()
+                rows = db.execute(query, values).fetchall()
+            self.readable = True
+            return rows
         except DiskRefuses as error:
+            self.readable = False
             self._held.not_read(error.reason)
             return []
 

@@ -176,6 +176,15 @@ class StreamStatus(msgspec.Struct, frozen=True):
     recorder: RecorderStatus | None
 
 
+class BridgeStatus(msgspec.Struct, frozen=True):
+    """How a bridge is: what waits for the other side, and why."""
+
+    behind: int  # records, at most the thousand that it looks ahead
+    down_since_utc: str | None  # the other side takes nothing; None while it does
+    error: str | None  # what it, or the network, says
+    refused: int  # records that it would not take, since the start
+
+
 class Status(msgspec.Struct, frozen=True):
     """The heartbeat; not journalled."""
 
@@ -192,6 +201,7 @@ class Status(msgspec.Struct, frozen=True):
     held_records: int
     dropped_records: int
     disk_free_bytes: int | None
+    bridges: dict[str, BridgeStatus] = {}
 
 
 Body = Detection | Alert | Gap | Effort | Event | Status

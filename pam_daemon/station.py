@@ -26,19 +26,19 @@ from pam_daemon.control import state
 from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError
 from pam_daemon.held import RETRY_EVERY_S, Held
-from pam_daemon.journal import Bell, Journal
+from pam_daemon.journal import Bell, Gong, Journal
 from pam_daemon.lookout import Lookout
 from pam_daemon.model import Model, shipped_model
 from pam_daemon.overload import Overload
 from pam_daemon.publish import Publisher
-from pam_daemon.records import STATION_WIDE, Event, Mode, Position, Record, Status, Wire, record_id
+from pam_daemon.records import STATION_WIDE, BridgeStatus, Event, Mode, Position, Record, Status, Wire, record_id
 from pam_daemon.ring import Ring
 from pam_daemon.sources import Source
 from pam_daemon.stages import Stages
 from pam_daemon.stream import Analysis, Stream
 from pam_daemon.worker import Worker
 
-RELOADED = {"model.threshold", "model.sha256", "alerts"}  # keys that SIGHUP takes on
+RELOADED = {"model.threshold", "model.sha256", "alerts", "bridges"}  # keys that SIGHUP takes on
 _SUBSCRIBER_WAIT_S = 2.0
 
 log = structlog.get_logger()
@@ -175,9 +175,12 @@ class Station:
         self.provider = setup.model.provider
         self.name = setup.analysis.station
         self.streams: Sequence[Stream] = ()
+        self.appended = Gong()  # rung at every commit
+        self.bridges: Callable[[], dict[str, BridgeStatus]] = dict
         self._setup = setup
         self._on_record = on_record
         self._started_utc = rfc3339(setup.clock.utc_ns())
+        self._version = version("pamd")  # of what runs, whatever is installed later
         self._changed = threading.Condition()
         self._silent = threading.Event()  # the worker is done: the publisher may end
         self.stages = Stages()
@@ -206,7 +209,9 @@ class Station:
                 journal_path = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="pamd-"))) / "journal"
             self._journal_path = journal_path
             if journal_path is not None:
-                self._journal = exits.enter_context(closing(Journal(journal_path, [self._bell], self._held)))
+                self._journal = exits.enter_context(
+                    closing(Journal(journal_path, [self._bell, self.appended], self._held))
+                )
                 self._journal.reserve()
                 self._places = self._journal.places()
                 if endpoint is not None:
@@ -287,7 +292,7 @@ class Station:
         self._setup.model.canary()
 
     def reload(self, config: Config) -> None:
-        """Take on what may change while the station listens, threshold and alert rules; say what needs a restart.
+        """Take on threshold and alert rules, and say what else is taken on and what needs a restart.
 
         Raises:
             ConfigError: a threshold for another model, or a rule that cannot be.
@@ -303,6 +308,8 @@ class Station:
             stream.threshold = threshold
         restart = sorted(changed.keys() - RELOADED)
         taken = {key: list(changed[key]) for key in sorted(changed.keys() & RELOADED)}
+        if "bridges" in taken:  # by name: a web address may be a secret
+            taken["bridges"] = [[bridge["name"] for bridge in side] for side in taken["bridges"]]
         text = f"threshold {threshold.score:g} ({threshold.source}), {len(rules)} alert rules"
         if restart:
             text += f"; a restart is needed for {', '.join(restart)}"
@@ -328,7 +335,7 @@ class Station:
         for wire, new in stored:
             self._on_record(wire, new)
 
-    def _open_journal(self) -> Journal:
+    def open_journal(self) -> Journal:
         """A connection for another thread than the worker."""
         assert self._journal_path is not None, "only where there is a journal"
         return Journal(self._journal_path, held=self._held)
@@ -336,7 +343,7 @@ class Station:
     def _bind(self, endpoint: str, after: int, linger_s: float) -> Publisher:
         return Publisher(
             endpoint,
-            self._open_journal,
+            self.open_journal,
             after,
             self._bell,
             status=self._status,
@@ -348,13 +355,13 @@ class Station:
 
     def status(self) -> Wire:
         """What the heartbeat says, as its fields; on any thread."""
-        with closing(self._open_journal()) as journal:
+        with closing(self.open_journal()) as journal:
             port = self.publisher.recovery_port if self.publisher else None
             return self._status(port, journal.ends()[1]).wire()
 
     def state(self) -> Wire:
         """What `pamd status` prints, of a live station; on any thread."""
-        with closing(self._open_journal()) as journal:
+        with closing(self.open_journal()) as journal:
             return state(self.status(), journal, self.clock.utc_ns())
 
     def _status(self, recovery: int | None, last_seq: int | None) -> Record:
@@ -365,7 +372,7 @@ class Station:
             every_s=self._setup.config.publish.every_s,
             recovery=recovery,
             started_utc=self._started_utc,
-            version=version("pamd"),
+            version=self._version,
             model=self._setup.model.name,
             provider=self._setup.model.provider,
             durable=self._journal is not None and not self._held.refused,
@@ -373,6 +380,7 @@ class Station:
             held_records=len(self._held),
             dropped_records=self._held.dropped,
             disk_free_bytes=None if self._journal_path is None else _free_bytes(self._journal_path.parent),
+            bridges=self.bridges(),
         )
         analysis = self._setup.analysis
         now = rfc3339(self._setup.clock.utc_ns())

@@ -123,7 +123,7 @@ class Playing:
 
 
 @contextmanager
-def playing(server: SoundServer, directory: Path) -> Iterator[Playing]:
+def playing(server: SoundServer, directory: Path, device: str = DEVICE) -> Iterator[Playing]:
     """Play calls into the device: tones in noise that is far below them."""
     path = directory / "calls.wav"
     if not path.exists():
@@ -133,7 +133,7 @@ def playing(server: SoundServer, directory: Path) -> Iterator[Playing]:
         for call_s in CALLS_S:
             samples[round((call_s - _CALL_S / 2) * RATE_HZ) :][: len(call)] += call
         soundfile.write(path, samples, RATE_HZ, subtype="FLOAT")
-    player = Playing(server.play(path))
+    player = Playing(server.play(path, device))
     try:
         yield player
     finally:

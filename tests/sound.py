@@ -26,6 +26,7 @@ _START_S = 20.0
 _PCM = """
 pcm.{device} {{
     type pulse
+    server "{server}"
     device "{device}.monitor"
     hint {{ show on description "{device}" }}
 }}
@@ -50,7 +51,7 @@ class SoundServer:
 def sound_server(directory: Path, channels: int = 1, devices: Sequence[str] = (DEVICE,)) -> Iterator[SoundServer]:
     """Run a server in the directory, whose path must be short: it holds a Unix socket. Ctrl-C does not reach it."""
     socket = directory / "native"
-    pcms = "".join(_PCM.format(device=device) for device in devices)
+    pcms = "".join(_PCM.format(device=device, server=f"unix:{socket}") for device in devices)
     (directory / "asoundrc").write_text(f"</usr/share/alsa/alsa.conf>\n{pcms}")
     # Other sessions' servers, cookies and buses must not be found.
     foreign = ("PULSE_", "ALSA_", "DBUS_", "XDG_", "DISPLAY", "WAYLAND_")

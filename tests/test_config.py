@@ -11,11 +11,12 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from pam_daemon.config import AlertRule, Config, Device, commented_yaml, load_config
+from pam_daemon.config import AlertRule, Config, Device, Mqtt, Pgalm, Webhook, commented_yaml, load_config
 from pam_daemon.errors import ConfigError
 
 SHIPPED = REPOSITORY / "configs" / "pamd.yaml"
 SHA = "0" * 64
+BRIDGES = (Mqtt, Webhook, Pgalm)
 
 
 def write(path: Path, text: str) -> Path:
@@ -55,10 +56,10 @@ def test_every_key_is_printed_with_a_description_and_loads_as_its_default() -> N
     }
     assert named == keys(Config)
     assert load_config(SHIPPED) == Config() == load_config(None)
-    lines = [line for line in commented_yaml().splitlines() if re.match(r"#? +\w+:", line)]
-    # `devices: []` and `alerts: []` are among the keys, and their first keys stand behind a dash
-    of_lists = [len(msgspec.structs.fields(section)) - 2 for section in (Device, AlertRule)]
-    assert len(lines) == len(keys(Config)) + sum(of_lists)
+    lines = [line for line in commented_yaml().splitlines() if re.match(r"#? +(- )?\w+:", line)]
+    listed = sum(len(msgspec.structs.fields(section)) for section in (Device, AlertRule))
+    listed += sum(1 + len(msgspec.structs.fields(kind)) for kind in BRIDGES)
+    assert len(lines) == len(keys(Config) - {"devices", "alerts", "bridges"}) + listed
     assert [line for line in lines if not re.search(r"# \w", line)] == []
 
 
@@ -70,19 +71,28 @@ def test_each_default_can_be_set_to_itself() -> None:
                 assert load_config(None, [f"{section}.{key}={value}"]) == Config()
 
 
-def example(section: str, *keys: str) -> str:
-    """What is printed, with the comment signs before these keys of a list's example taken away."""
-    before, rest = commented_yaml().split(f"{section}: []\n")
-    block, after = rest.split("\n\n", 1)
-    block = "\n".join(re.sub(rf"^#( +(- )?({'|'.join(keys)}):)", r" \1", line) for line in block.splitlines())
-    return f"{before}{section}:\n{block}\n\n{after}"
+def test_the_example_of_a_device_works_without_its_comment_signs(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path / "c.yaml", uncommented("devices")))
+    assert config.devices == (Device("hw:1"),)
 
 
-def test_the_examples_work_without_their_comment_signs(tmp_path: Path) -> None:
-    path = write(tmp_path / "c.yaml", example("devices", "device", "name", "channels"))
-    assert load_config(path).devices == (Device("hw:1"),)
-    path = write(tmp_path / "c.yaml", example("alerts", "name", "preset", "streams"))
-    assert load_config(path).alerts == (AlertRule("whales"),)
+def test_the_example_of_a_rule_works_without_its_comment_signs(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path / "c.yaml", uncommented("alerts")))
+    assert config.alerts == (AlertRule("whales"),)
+
+
+def test_the_examples_of_bridges_work_without_their_comment_signs(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path / "c.yaml", uncommented("bridges")))
+    assert [type(bridge) for bridge in config.bridges] == list(BRIDGES)
+    assert config.bridges[0] == Mqtt("broker", "broker.example")
+
+
+def uncommented(section: str) -> str:
+    """The printed configuration with the examples of a section in it."""
+    before, head, after = commented_yaml().partition(f"{section}: []\n")
+    examples, gap, rest = after.partition("\n\n")
+    lines = [line.removeprefix("#") for line in examples.splitlines()]
+    return before + head.replace(" []", "") + "\n".join(lines) + gap + rest
 
 
 def test_settings_come_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
@@ -136,7 +146,7 @@ def test_a_file_may_say_nothing(tmp_path: Path, text: str) -> None:
         ("alerts=[{name: a, count: 0}]", ["alerts.0.count", "0", ">= 1"]),
         ("alerts=[{name: a, window_s: .nan}]", ["alerts.0.window_s", "nan"]),
         ("alerts=[{name: a, hold: 3}]", ["unknown key alerts.0.hold"]),
-        ("alerts=[{name: a}, {name: a}]", ["alerts", "two rules a"]),
+        ("alerts=[{name: a}, {name: a}]", ["alerts", "two are called a"]),
         ("publish.endpoint=localhost:5556", ["publish.endpoint", "'localhost:5556'", "tcp://HOST:PORT"]),
     ],
 )

@@ -5,11 +5,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from fakes import toy_model
 from live import (
     CALLS_S,
     EITHER_WAY_S,
@@ -42,7 +45,7 @@ def last_effort_is_whole(station: Station) -> bool:
 def test_a_sound_server_that_dies_leaves_a_gap_and_what_comes_after_it_is_heard(
     server: SoundServer, station: Station, tmp_path: Path
 ) -> None:
-    """The device fails, is opened again, and calls after the gap have their places in the stream's time."""
+    """The device fails, is opened again though it has another number now, and calls after the gap have their places."""
     with station.running(*FINE):
         station.await_source(DEVICE)
         with playing(server, tmp_path) as before:
@@ -51,7 +54,7 @@ def test_a_sound_server_that_dies_leaves_a_gap_and_what_comes_after_it_is_heard(
             server.process.wait()
         died_s = time.time()
         station.await_logged("device lost")
-        with sound_server(Path(server.env["HOME"])) as again:
+        with sound_server(Path(server.env["HOME"]), devices=("another", DEVICE)) as again:
             station.await_logged("device opened", 2)
             back_s = time.time()
             time.sleep(1)
@@ -101,6 +104,36 @@ def test_a_device_that_appears_later_is_heard_from_then_on(
     missed_s = sum(gap["duration_s"] for gap in station.of("gap"))
     assert there_s - began_s - 2.5 < missed_s < there_s - began_s + 2 * EITHER_WAY_S
     assert last_effort_is_whole(station)
+
+
+def test_a_device_that_is_unplugged_costs_the_other_nothing(tmp_path: Path) -> None:
+    """One of two devices goes and comes back: its stream has a gap, the other's has none and hears every call."""
+    toy_model(tmp_path / "toy.onnx")
+    with ExitStack() as stack:
+        homes = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="snd", dir="/tmp"))) for _ in range(2)]
+        bow = stack.enter_context(sound_server(homes[0], devices=["bow"]))
+        stern = stack.enter_context(sound_server(homes[1], devices=["stern"]))
+        with (homes[0] / "asoundrc").open("a") as both:
+            both.write(f"<{homes[1] / 'asoundrc'}>\n")
+        station = Station(tmp_path, {**bow.env, "RUNTIME_DIRECTORY": str(tmp_path)})
+        stack.enter_context(station.running("--device", "bow", "--device", "stern", "--hop", "0.1"))
+        for name in ("bow", "stern"):
+            station.await_source(name, "silent", stream=f"{name}-ch1")
+        player = stack.enter_context(playing(stern, tmp_path, device="stern"))
+        player.until(call=1)
+        bow.process.kill()
+        station.await_source("absent", "failed", stream="bow-ch1")
+        player.until(call=3)
+        stack.enter_context(sound_server(homes[0], devices=["bow"]))
+        station.await_source("bow", "silent", stream="bow-ch1")
+        player.until(call=player.over + 2)
+        over = player.over
+    assert {gap["stream"] for gap in station.of("gap")} == {"bow-ch1"}
+    late_s = heard(station.of("detection"), player)
+    assert sorted(late_s) == list(range(over)) and in_place(late_s)
+    efforts = {effort["stream"]: effort for effort in station.of("effort")}
+    assert all(identity_holds(effort) for effort in efforts.values())
+    assert efforts["bow-ch1"]["gap_samples"] > 0 and efforts["stern-ch1"]["gap_samples"] == 0
 
 
 def test_a_device_that_hangs_is_told_and_given_up_until_it_answers(

@@ -62,6 +62,11 @@ class StationCollector(Collector):
         for name, text, value in _GAUGES:
             yield _gauge(name, text, [({"stream": of}, value(stream)) for of, stream in streams.items()])
         states = [({"stream": of, "state": stream["trouble"] or "heard"}, 1) for of, stream in streams.items()]
+        bridges: dict[str, Wire] = status["bridges"]
+        behind = [({"bridge": of}, bridge["behind"]) for of, bridge in bridges.items()]
+        up = [({"bridge": of}, bridge["error"] is None) for of, bridge in bridges.items()]
+        yield _gauge("bridge_behind", "Records that wait for the other side, up to a thousand.", behind)
+        yield _gauge("bridge_up", "Whether the other side takes what comes.", up)
         yield _gauge("source_state", "1, with what the source does now: heard, absent, silent...", states)
 
 

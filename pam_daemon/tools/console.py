@@ -138,6 +138,9 @@ def state_lines(state: Wire) -> Iterator[str]:
             lost_s = recorder["lost_samples"] / stream["sample_rate_hz"]
             kept = f"{recorder['files']:,} files, {recorder['bytes'] / 1e9:.1f} GB, {recorder['clips']:,} clips"
             yield f"{name}: recorded {kept}; lost {lost_s:.1f} s, {recorder['clips_lost']} clips"
+    for name, bridge in status["bridges"].items():
+        state_of = f"{bridge['error']}, since {bridge['down_since_utc'][:19]}Z" if bridge["error"] else "well"
+        yield f"bridge {name}: {state_of}; {bridge['behind']} records wait, {bridge['refused']} refused"
     quality = {stream["clock"]["quality"] for stream in status["streams"].values()} - {None}
     yield f"clock: {', '.join(sorted(quality)) or 'unknown'}"
     missed = ", ".join(f"{reason} {seconds:g} s" for reason, seconds in state["missed_today_s"].items())
