@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from pam_daemon.records import Wire
+from pam_daemon.tools.console import readable
 from pam_daemon.tools.simulate import truth_path
 from pam_daemon.tools.tables import read_raven
 
@@ -113,3 +114,17 @@ def test_a_hole_between_recordings_lets_an_alert_lapse(sea: Path, tmp_path: Path
     rules = "alerts: [{name: calls, count: 1, window_s: 10, hold_s: 45}]"
     states = [alert["state"] for alert in alerts(replay(first, last, directory=tmp_path, rules=rules), without=set())]
     assert "lapsed" in states
+
+
+def test_an_alert_is_one_line_for_eyes(sea: Path, tmp_path: Path) -> None:
+    """The word that matters comes first; without a start time nothing is said of times."""
+    rules = "alerts: [{name: calls, count: 2, window_s: 60}]"
+    timed = alerts(replay(sea, directory=tmp_path, rules=rules), without=set())[0]
+    said = f"RAISED detected: 2 narw_upcall in 60 s, last at {timed['last_utc']}, until {timed['expires_utc']}"
+    assert f"pamd/_ alert {said} (calls, " in readable(timed)
+    nameless = tmp_path / "sea.wav"
+    nameless.write_bytes(sea.read_bytes())
+    untimed = alerts(replay(nameless, directory=tmp_path, rules=rules), without=set())[0]
+    assert "alert RAISED detected: 2 narw_upcall in 60 s (calls, " in readable(untimed)
+    assert [untimed[key] for key in ("first_utc", "last_utc", "expires_utc")] == [None, None, None]
+    assert (untimed["count"], untimed["coverage"]) == (timed["count"], timed["coverage"])

@@ -51,7 +51,7 @@ class ReplayView:
         self.detections: list[tuple[Recording, Wire]] = []
         self._found = 0
         self._recording: Recording
-        self._gaps: list[Wire] = []
+        self._others: list[Wire] = []  # alerts and gaps
         self._terminal = sys.stdout.isatty()
         self._keep = keep or self._terminal
         self._bar = Progress(
@@ -86,8 +86,8 @@ class ReplayView:
         self._found += wire["kind"] == "detection"
         if wire["kind"] == "detection" and self._keep:
             self.detections.append((self._recording, wire))
-        elif wire["kind"] == "gap" and self._keep:
-            self._gaps.append(wire)
+        elif wire["kind"] in ("alert", "gap") and self._keep:
+            self._others.append(wire)
 
     def finish(self, done: Heard) -> None:
         """The table, and a summary: on stdout of a terminal; elsewhere the summary alone, on stderr."""
@@ -95,8 +95,8 @@ class ReplayView:
         if self._terminal:
             if self.detections:
                 console.print(_table(self.detections))
-            for gap in self._gaps:
-                console.print(f"{gap['term']} {gap['reason']}: {gap['duration_s']:g} s from {_at(gap, 'start')}")
+            for wire in self._others:
+                console.print(_said(wire), soft_wrap=True)
         console.print(
             f"{done.heard_s:,.1f} s of sound, {done.windows:,} windows, {self._found:,} detections; "
             f"{done.took_s:.1f} s, {done.heard_s / done.took_s:,.0f} times real time"
@@ -231,21 +231,24 @@ def print_json(wire: Wire) -> None:
 
 def readable(wire: Wire) -> str:
     """A record in one line."""
-    head = f"{wire['time_utc'][:19]}Z {wire['station']}/{wire['stream']} {wire['kind']}"
+    return f"{wire['time_utc'][:19]}Z {wire['station']}/{wire['stream']} {wire['kind']} {_said(wire)}".rstrip()
+
+
+def _said(wire: Wire) -> str:
     match wire["kind"]:
         case "detection":
-            return f"{head} {wire['label']} {wire['score']:.2f} at {_at(wire, 'peak')}"
+            return f"{wire['label']} {wire['score']:.2f} at {_at(wire, 'peak')}"
         case "alert":
-            return f"{head} {_alert(wire)}"
+            return _alert(wire)
         case "gap":
-            return f"{head} {wire['term']} {wire['reason']} {wire['duration_s']:g} s from {_at(wire, 'start')}"
+            return f"{wire['term']} {wire['reason']} {wire['duration_s']:g} s from {_at(wire, 'start')}"
         case "effort":
             heard_s, elapsed_s = (wire[f"{key}_samples"] / wire["sample_rate_hz"] for key in ("analysed", "elapsed"))
-            return f"{head} heard {heard_s:g} s of {elapsed_s:g} s"
+            return f"heard {heard_s:g} s of {elapsed_s:g} s"
         case "event":
-            return f"{head} {wire['what']}: {wire['text']}"
+            return f"{wire['what']}: {wire['text']}"
         case _:
-            return head
+            return ""
 
 
 def write_selections(path: Path, view: ReplayView, recordings: Sequence[Recording]) -> None:
