@@ -23,6 +23,7 @@ from pam_daemon.records import NAME_PATTERN, Mode
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5556"
 
 Provider = Literal["auto", "cuda", "cpu"]
+Preset = Literal["tally-15min", "three-in-60s", "hold-24h", "slow-zone-15d"]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Text = Annotated[str, Meta(pattern=r"\A[^\0]+\Z")]  # what a path or a word of a command can be
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -79,6 +80,59 @@ class Detect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How scores become calls."""
 
     min_separation_s: Annotated[Seconds, Meta(description="two calls are at least this far apart")] = 1.5
+
+
+class Flood(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A source that repeats itself: its detections are marked, and it extends alerts less often; none is withheld."""
+
+    count: Annotated[
+        Annotated[int, Meta(ge=0, le=10_000)],
+        Meta(description="detections of a label on a stream in window_s, from which on they are a flood; 0: never"),
+    ] = 60
+    window_s: Annotated[Seconds, Meta(description="and so long after the last such one it is over")] = 600.0
+    extend_every_s: Annotated[Seconds, Meta(description="it extends an alert with a record so often, at most")] = 900.0
+
+
+class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When detections, on all streams together, become an alert. What is null is the preset's, else as said."""
+
+    name: Annotated[Name, Meta(description="goes into its alerts and their ids")]
+    preset: Annotated[
+        Preset | None, Meta(description="tally-15min, three-in-60s, hold-24h or slow-zone-15d; keys below override it")
+    ] = None
+    label: Annotated[str | None, Meta(description="of the model; null: its only one")] = None
+    count: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | None,
+        Meta(description="so many detections in window_s are `detected`; needed without a preset"),
+    ] = None
+    window_s: Annotated[Seconds | None, Meta(description="it slides; needed without a preset")] = None
+    possible_count: Annotated[
+        Annotated[int, Meta(ge=0, le=10_000)] | None,
+        Meta(description="so many, fewer than count, are `possible`; null: 0, no such level"),
+    ] = None
+    min_score: Annotated[Share | None, Meta(description="detections below do not count; null: 0")] = None
+    streams: Annotated[
+        Annotated[int, Meta(ge=1, le=1000)] | None,
+        Meta(description="so many different ones are needed for `detected`; null: 1"),
+    ] = None
+    hold_s: Annotated[
+        Annotated[float, Meta(gt=0, le=5_184_000)] | None,
+        Meta(description="an alert stands so long after the last detection that meets the rule; null: window_s"),
+    ] = None
+    cool_down_s: Annotated[
+        Annotated[float, Meta(ge=0, le=5_184_000)] | None, Meta(description="from its end to the next one; null: 0")
+    ] = None
+    coverage: Annotated[
+        Share | None, Meta(description="of hold_s listened to, for an alert to be cleared, not lapsed; null: 0.9")
+    ] = None
+    extend_every_s: Annotated[
+        Annotated[float, Meta(ge=0, le=86_400)] | None,
+        Meta(description="an extension is told so often, at most; null: 0, each"),
+    ] = None
+    zone_nm: Annotated[
+        Annotated[float, Meta(gt=0, le=500)] | None,
+        Meta(description="radius of a zone round the station's position, in nautical miles; null: no zone"),
+    ] = None
 
 
 class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -228,6 +282,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: tuple[Device, ...] = ()
     model: ModelChoice = ModelChoice()
     detect: Detect = Detect()
+    flood: Flood = Flood()
+    alerts: tuple[AlertRule, ...] = ()
     capture: Capture = Capture()
     overload: Overload = Overload()
     record: Record = Record()
@@ -240,6 +296,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # What there may be several of: what it is, and an example of each kind.
 _LISTS: Mapping[str, tuple[str, Mapping[type[msgspec.Struct], Mapping[str, str]]]] = {
     "devices": ((Device.__doc__ or ""), {Device: {"device": "hw:1"}}),
+    "alerts": ((AlertRule.__doc__ or ""), {AlertRule: {"name": "whales"}}),
     "bridges": (
         "Where records are handed on; what waits for the other side is in the journal.",
         {
@@ -293,10 +350,12 @@ def _check(config: Config, place: str) -> None:
                 )
     if (station.latitude_deg is None) != (station.longitude_deg is None):
         raise ConfigError(f"{place}: station: give both latitude_deg and longitude_deg, or neither")
-    names = [bridge.name for bridge in config.bridges]
+    for section, listed in (("alerts", config.alerts), ("bridges", config.bridges)):
+        names = [one.name for one in listed]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"{place}: {section}: two are called {name}; give each a name of its own")
     for bridge in config.bridges:
-        if names.count(bridge.name) > 1:
-            raise ConfigError(f"{place}: bridges: two are called {bridge.name}; give each a name of its own")
         _check_bridge(bridge, f"{place}: bridge {bridge.name}")
 
 

@@ -77,6 +77,7 @@ def replay(
 
     `on_recording` is called before each on the worker's thread, `on_tick` ever so often on the calling one.
     """
+    station.check_rules(max(recording.channels for recording in recordings))
     progress = Progress(sum(recording.samples / recording.sample_rate_hz for recording in recordings))
 
     def work() -> None:
@@ -164,6 +165,9 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
             fillers.append((stage, work))
             streams += own
         _refuse_same_names(streams)
+        station.check_rules(len(streams))
+        if not config.alerts:
+            log.info("no alert rules", text="calls are reported one by one; the configuration's `alerts` tallies them")
         recorder = Recorder(config.record, station.name, streams, station.clock) if config.record.directory else None
         with _bridges(station, config) as bridges:
             for name, work in fillers:
@@ -270,6 +274,9 @@ def log_record(wire: Wire, new: bool) -> None:
     match wire["kind"]:
         case "detection":
             log.info("detection", label=wire["label"], score=round(wire["score"], 3), peak=wire["peak_utc"], **fields)
+        case "alert":
+            shown = {key: wire[key] for key in ("rule", "level", "label", "count", "expires_utc", "coverage", "flood")}
+            log.warning(f"alert {wire['state']}", **shown, **fields)
         case "gap":
             log.warning("gap", term=wire["term"], reason=wire["reason"], duration_s=wire["duration_s"], **fields)
         case "event":

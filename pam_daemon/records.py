@@ -19,6 +19,8 @@ Mode = Literal["live", "replay", "drill"]
 ThresholdSource = Literal["model", "site", "command"]
 Term = Literal["gap", "skipped"]  # not captured | captured, not analysed
 Severity = Literal["info", "warning", "error"]
+Level = Literal["detected", "possible"]
+AlertState = Literal["raised", "extended", "cleared", "lapsed"]
 Wire = dict[str, Any]
 Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # what SQLite can hold
 
@@ -71,6 +73,30 @@ class Detection(msgspec.Struct, frozen=True):
     flood: bool | None = None
     clip: str | None = None
     review: Literal["unreviewed"] = "unreviewed"
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """A change of state of a decision over detections; times and numbers are of stream time."""
+
+    alert: str | None  # the id of its `raised` record; None in that one
+    revision: int
+    label: str
+    level: Level
+    state: AlertState
+    rule: str
+    count: int  # detections in the window that ends with the last of them
+    window_s: float
+    first_utc: str | None  # the alert's first detection
+    last_utc: str | None  # the last that met the rule
+    expires_utc: str | None
+    max_score: float
+    detections: tuple[str, ...]  # ids of those counted
+    streams: tuple[str, ...]  # where they were heard
+    coverage: float  # share of the window listened to; of the hold where the alert has ended
+    flood: bool  # the last detection is one of a flood
+    zone: dict[str, Any] | None  # GeoJSON
+    began_utc: str | None  # live: when the stream of the first detection began
+    start_sample: int  # of the first detection
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -146,6 +172,7 @@ class StreamStatus(msgspec.Struct, frozen=True):
     clock: ClockState
     hop_s: float
     detections: int
+    flood_detections: int
     last_detection_utc: str | None
     recorder: RecorderStatus | None
 
@@ -178,7 +205,7 @@ class Status(msgspec.Struct, frozen=True):
     bridges: dict[str, BridgeStatus] = {}
 
 
-Body = Detection | Gap | Effort | Event | Status
+Body = Detection | Alert | Gap | Effort | Event | Status
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -17,6 +17,8 @@ from types import TracebackType
 
 import structlog
 
+from pam_daemon.alerts.rules import resolve
+from pam_daemon.alerts.tally import Rule
 from pam_daemon.chores import Chore
 from pam_daemon.clock import Clock, rfc3339
 from pam_daemon.config import Config, ModelChoice, changes
@@ -26,6 +28,7 @@ from pam_daemon.errors import ConfigError
 from pam_daemon.held import RETRY_EVERY_S, Held
 from pam_daemon.journal import Bell, Gong, Journal
 from pam_daemon.keys import StationKeys, station_keys
+from pam_daemon.lookout import Lookout
 from pam_daemon.model import Model, shipped_model
 from pam_daemon.overload import Overload
 from pam_daemon.publish import Publisher
@@ -36,7 +39,7 @@ from pam_daemon.stages import Stages
 from pam_daemon.stream import Analysis, Stream
 from pam_daemon.worker import Worker
 
-RELOADED = {"model.threshold", "model.sha256", "bridges", "publish.keys"}  # keys that SIGHUP takes on
+RELOADED = {"model.threshold", "model.sha256", "alerts", "bridges", "publish.keys"}  # keys that SIGHUP takes on
 _SUBSCRIBER_WAIT_S = 2.0
 
 log = structlog.get_logger()
@@ -52,6 +55,7 @@ class Setup:
     analysis: Analysis
     clock: Clock
     threshold: float | None  # the command's
+    rules: tuple[Rule, ...]
 
 
 def set_up(
@@ -67,7 +71,7 @@ def set_up(
 
     Raises:
         ModelError: see `Model`.
-        ConfigError: a threshold or hop for another model, or a hop that is no part of a window.
+        ConfigError: a threshold or hop for another model, a hop that is no part of a window, a rule that cannot be.
     """
     choice = config.model
     path = Path(choice.path) if choice.path else shipped_model()
@@ -96,9 +100,11 @@ def set_up(
         threshold=settled,
         min_separation_s=config.detect.min_separation_s,
         floor_dbfs=config.capture.floor_dbfs,
+        flood=config.flood,
         position=position,
     )
-    return Setup(config, model, analysis, clock, threshold)
+    rules = resolve(config.alerts, analysis.labels, position)
+    return Setup(config, model, analysis, clock, threshold, rules)
 
 
 def _settle_threshold(choice: ModelChoice, model: Model, command: float | None) -> Threshold:
@@ -192,6 +198,7 @@ class Station:
         load, analysis = setup.config.overload, setup.analysis
         hop_s = analysis.hop_samples / analysis.model_rate_hz
         self._overload = Overload(load.lag_s, int((load.hop_s or hop_s) / hop_s), hop_s)
+        self._lookout = Lookout(analysis, setup.rules, setup.clock)
         self._told: deque[Record] = deque()  # of what is rare: changes of a state
         self._held = Held(self.tell, clock=setup.clock)
         self._journal: Journal | None = None  # the worker's connection
@@ -233,6 +240,14 @@ class Station:
         with self._exits:
             self.crew.join()
 
+    def check_rules(self, streams: int) -> None:
+        """Say what the alert rules can promise on so many streams.
+
+        Raises:
+            ConfigError: a rule that nothing can meet.
+        """
+        self._lookout.check(self._setup.rules, streams)
+
     def wait_for_subscriber(self) -> None:
         """Until somebody listens, or a moment has passed."""
         if self.publisher is not None:
@@ -246,6 +261,7 @@ class Station:
         """The worker's share, on the thread that calls; whatever ends it releases the capture threads."""
         self.streams = streams
         try:
+            self._lookout.begin(streams, self._journal, self._places)
             self._worker.run(streams, [*chores, Chore(RETRY_EVERY_S, self._write_held)])
             self.report_effort()
             self._write_held(now=True)
@@ -285,10 +301,10 @@ class Station:
         self._setup.model.canary()
 
     def reload(self, config: Config) -> None:
-        """Take on the threshold and the keys, and say what else is taken on and what needs a restart.
+        """Take on threshold, alert rules and keys, and say what else is taken on and what needs a restart.
 
         Raises:
-            ConfigError: a threshold for another model.
+            ConfigError: a threshold for another model, or a rule that cannot be.
             KeyFileError: keys that cannot be used.
         """
         setup = self._setup
@@ -296,20 +312,24 @@ class Station:
         keys = self._read_keys(config)
         changed = changes(setup.config, config)
         takes = RELOADED if (keys is None) == (self._keys is None) else RELOADED - {"publish.keys"}
+        rules = resolve(config.alerts, setup.analysis.labels, setup.analysis.position)
+        if rules != setup.rules:
+            self._lookout.check(rules, len(self.streams))
+            self._lookout.change(rules)
         for stream in self.streams:
             stream.threshold = threshold
         restart = sorted(changed.keys() - takes)
         taken = {key: list(changed[key]) for key in sorted(changed.keys() & takes)}
         if "bridges" in taken:  # by name: a web address may be a secret
             taken["bridges"] = [[bridge["name"] for bridge in side] for side in taken["bridges"]]
-        text = f"threshold {threshold.score:g} ({threshold.source})"
+        text = f"threshold {threshold.score:g} ({threshold.source}), {len(rules)} alert rules"
         data: Wire = {"changed": taken, "restart_needed": restart, "threshold": threshold.score}
         if keys is not None and self._keys is not None:
             data |= self._take_on(keys)
             text += f"; allowed: {', '.join(data['allowed']) or 'nobody'}"
         if restart:
             text += f"; a restart is needed for {', '.join(restart)}"
-        self._setup = replace(setup, config=setup.config if restart else config)
+        self._setup = replace(setup, config=setup.config if restart else config, rules=rules)
         self.tell(Event("reload", "warning" if restart else "info", text, data))
 
     def _take_on(self, keys: StationKeys) -> Wire:
@@ -333,6 +353,10 @@ class Station:
             self._journal.write_held(now=now)
 
     def _hand_on(self, records: Sequence[Record]) -> None:
+        """Records of one round, and what the alert rules make of them: also of none, when an alert's time is up."""
+        records = [*records, *self._lookout.follow(records)]
+        if not records:
+            return
         stored = self._journal.append(records) if self._journal else [(record.wire(), True) for record in records]
         for wire, new in stored:
             self._on_record(wire, new)

@@ -11,8 +11,12 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from pam_daemon.alerts.tally import stream_ns
+from pam_daemon.alerts.watch import Progress
 from pam_daemon.clock import NS_PER_S, Clock, SampleClock, StreamClock, rfc3339
+from pam_daemon.config import Flood
 from pam_daemon.detect import Call, Detector, Threshold
+from pam_daemon.flood import FloodGuard
 from pam_daemon.hearing import Hearing
 from pam_daemon.live_clock import LiveClock
 from pam_daemon.records import (
@@ -53,6 +57,7 @@ class Analysis:
     threshold: Threshold  # at the start
     min_separation_s: float
     floor_dbfs: float
+    flood: Flood
     position: Position | None = None
 
 
@@ -107,18 +112,22 @@ class Stream:
         self.windows = 0  # scored
         self.threshold = analysis.threshold  # for the windows to come; any thread may set another
         self.detections = 0
+        self.flood_detections = 0  # among them
         self.last_detection_utc: str | None = None
         self.done = False
         self._source = source
         self._hearing = Hearing(source.sample_rate_hz, analysis.floor_dbfs)
         self._analysis = analysis
         self._cursor = ring.cursor()
-        self._windower = Windower(
-            Grid(self.sample_rate_hz, analysis.model_rate_hz, analysis.window_samples, analysis.hop_samples)
-        )
+        self._grid = Grid(self.sample_rate_hz, analysis.model_rate_hz, analysis.window_samples, analysis.hop_samples)
+        self._separation = round(analysis.min_separation_s * analysis.model_rate_hz)
+        self._windower = Windower(self._grid)
         self._items: deque[Item] = deque()  # from the windower, not yet settled
         self._in_flight_samples = 0  # in windows among them
         self._detectors = self._new_detectors()
+        self._decided = 0  # the first sample that may still be the peak of a call
+        flood_samples = round(analysis.flood.window_s * self.sample_rate_hz)
+        self._floods = [FloodGuard(analysis.flood.count, flood_samples) for _ in analysis.labels]
         self._heard_until_utc_ns = heard_until_utc_ns  # by the process before this one
         self._began_unsure = False  # UTC was not to be trusted when the stream began
         self._announced = analysis.mode == "replay"  # a file began when its name says
@@ -157,7 +166,9 @@ class Stream:
                 elif isinstance(item, SegmentEnd):
                     records += self._end_segment(item, timing, clock)
                 else:
+                    self._decided = item.end
                     records.append(self._gap(item, clock))
+                records += self._ended_floods(clock)
         return records
 
     def hear(self, samples: FloatArray) -> None:
@@ -185,11 +196,34 @@ class Stream:
 
     @property
     def decided_utc_ns(self) -> int | None:
-        """UTC up to which everything is decided; None before the first sample."""
+        """UTC up to which everything is decided and told; None before the first sample."""
         if self.origin is None:
             return None
-        decided = self._cursor.position - self._windower.pending_samples
+        gap = self._windower.open_gap  # its record is still to come
+        decided = gap.start if gap else self._cursor.position - self._windower.pending_samples
         return self.origin.clock.at(decided).utc_ns(decided)
+
+    def locate(self, sample: int) -> tuple[str, int]:
+        """The key of the ids of what begins at a sample, and its number under this key."""
+        return self._began().locate(sample)
+
+    def progress(self) -> Progress | None:
+        """How far alert rules may go; None before the first sample."""
+        if self.origin is None:
+            return None
+        # A gap that still goes on holds no call; its record comes later.
+        gap = None if self._items else self._windower.open_gap
+        return Progress(
+            stream=self.name,
+            began_ns=self._stream_ns(0),
+            until_ns=self._stream_ns(gap.end if gap else self._decided),
+            unheard_since_ns=self._stream_ns(gap.start) if gap else None,
+            utc=self.origin.clock.at(0).start_utc_ns is not None,
+        )
+
+    def _stream_ns(self, sample: int) -> int:
+        at = self._began().clock.at(sample)
+        return stream_ns(at.utc(sample), at.seconds(sample))
 
     @property
     def waiting(self) -> bool:
@@ -239,6 +273,7 @@ class Stream:
             clock=self.origin.clock_state() if self.origin else ClockState(),
             hop_s=self._analysis.hop_samples * self._windower.stride / self._analysis.model_rate_hz,
             detections=self.detections,
+            flood_detections=self.flood_detections,
             last_detection_utc=self.last_detection_utc,
             recorder=self.recorder.status() if self.recorder else None,
         )
@@ -279,25 +314,36 @@ class Stream:
     def _score(self, window: Window, scores: FloatArray, timing: Timing, clock: Clock) -> Iterator[Record]:
         self._analysed(window)
         self.windows += 1
-        self._last_place = window.place
-        for label, detector, score in zip(self._analysis.labels, self._detectors, scores, strict=True):
-            for call in detector.push(window.place, float(score), self.threshold):
-                yield self._detection(label, call, timing, clock)
+        self._last_place = place = window.place
+        for number, (detector, score) in enumerate(zip(self._detectors, scores, strict=True)):
+            for call in detector.push(place, float(score), self.threshold):
+                yield from self._detection(number, call, timing, clock)
+        # A call whose peak lies after this place less the separation may still be outdone.
+        to_model = self._grid.source_samples
+        certain = place.source_centre - to_model(place.centre) + to_model(place.centre - self._separation) + 1
+        self._decided = max(self._decided, certain)
 
     def _end_segment(self, end: SegmentEnd, timing: Timing, clock: Clock) -> Iterator[Record]:
         self._analysed(end)
-        for label, detector in zip(self._analysis.labels, self._detectors, strict=True):
+        for number, detector in enumerate(self._detectors):
             for call in detector.end():
-                yield self._detection(label, call, timing, clock)
+                yield from self._detection(number, call, timing, clock)
         self._detectors = self._new_detectors()
+        if self._last_place is not None:
+            self._decided = max(self._decided, self._last_place.source_end)
 
     def _new_detectors(self) -> list[Detector]:
-        analysis = self._analysis
-        separation = round(analysis.min_separation_s * analysis.model_rate_hz)
-        return [Detector(separation) for _ in analysis.labels]
+        return [Detector(self._separation) for _ in self._analysis.labels]
 
-    def _detection(self, label: str, call: Call, timing: Timing, clock: Clock) -> Record:
-        analysis = self._analysis
+    def _ended_floods(self, clock: Clock) -> Iterator[Record]:
+        for label, guard in zip(self._analysis.labels, self._floods, strict=True):
+            if guard.ends(self._decided):
+                text = f"{label}: {guard.calls} detections were marked"
+                data = {"label": label, "detections": guard.calls}
+                yield self._event(self._decided, Event("flood_over", "info", text, data), clock)
+
+    def _detection(self, number: int, call: Call, timing: Timing, clock: Clock) -> Iterator[Record]:
+        analysis, label, guard = self._analysis, self._analysis.labels[number], self._floods[number]
         start, peak, end = call.first.source_start, call.peak.source_centre, call.last.source_end
         at = self._began().clock.at(peak)
         body = Detection(
@@ -320,13 +366,18 @@ class Stream:
             level_dbfs=call.peak.level_dbfs,
             latency_ms=self._latency(call.peak, timing, clock),
             position=analysis.position,
+            flood=guard.heard(peak),
         )
+        if guard.calls == 1 and body.flood:
+            text = f"{label}: {analysis.flood.count} detections in less than {analysis.flood.window_s:g} s"
+            yield self._event(peak, Event("flood", "warning", text, {"label": label}), clock)
         self.detections += 1
+        self.flood_detections += bool(body.flood)
         self.last_detection_utc = body.peak_utc
         record = self._record("detection", start, body, clock, analysis.model.sha256, label)
-        if self.recorder is None or record.id is None:
-            return record
-        return replace(record, body=replace(body, clip=self.recorder.order_clip(record.id, start, end)))
+        if self.recorder is not None and record.id is not None:
+            record = replace(record, body=replace(body, clip=self.recorder.order_clip(record.id, start, end)))
+        yield record
 
     def _latency(self, peak: Place, timing: Timing, clock: Clock) -> Latency:
         deciding = (self._last_place or peak).source_end
@@ -382,7 +433,7 @@ class Stream:
 
     def _record(self, kind: Kind, first_sample: int, body: Body, clock: Clock, *rest: str | int | None) -> Record:
         analysis, time_utc = self._analysis, rfc3339(clock.utc_ns())
-        key, sample = self._began().locate(first_sample)
+        key, sample = self.locate(first_sample)
         if kind == "event":
             rest = (*rest, time_utc)
         identity = record_id(kind, analysis.station, self.name, key, sample, *rest)

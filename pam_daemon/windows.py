@@ -78,6 +78,11 @@ class Windower:
         """Source samples taken in, and not yet given out in a window."""
         return self._segment.pending_samples if self._segment else 0
 
+    @property
+    def open_gap(self) -> Unheard | None:
+        """What is unheard now, and not yet given out: it may go on."""
+        return self._unheard
+
     def feed(self, piece: Heard | Unheard) -> Iterator[Item]:
         """The windows that this piece completes; a stretch without audio ends the segment."""
         if isinstance(piece, Unheard):

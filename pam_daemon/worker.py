@@ -24,7 +24,8 @@ class Worker:
     Args:
         changed: notified when one of their rings is written to or closed.
         told: gives the station's own records since the last round.
-        hand_on: takes the records of one round, in order; journal first, then whoever listens.
+        hand_on: takes the records of one round, in order, also where there are none; journal first, then whoever
+            listens.
         moved: called once a round.
     """
 
@@ -76,8 +77,7 @@ class Worker:
         for stream, windows in zip(streams, taken, strict=True):
             own, scores = scores[: len(windows)], scores[len(windows) :]
             records += stream.settle(own, timing, self._clock)
-        if records:
-            self._hand_on(records)
+        self._hand_on(records)
         if any(taken):
             fresh_s = max(stream.analysed_s - before for stream, before in zip(streams, heard_s, strict=True))
             self._tally(timing.scored_ns - read_ns, fresh_s)

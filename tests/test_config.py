@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from pam_daemon.config import Config, Device, Mqtt, Pgalm, Webhook, commented_yaml, load_config
+from pam_daemon.config import AlertRule, Config, Device, Mqtt, Pgalm, Webhook, commented_yaml, load_config
 from pam_daemon.errors import ConfigError
 
 SHIPPED = REPOSITORY / "configs" / "pamd.yaml"
@@ -59,8 +59,9 @@ def test_every_key_is_printed_with_a_description_and_loads_as_its_default() -> N
     assert named == keys(Config)
     assert load_config(SHIPPED) == Config() == load_config(None)
     lines = [line for line in commented_yaml().splitlines() if re.match(r"#? +(- )?\w+:", line)]
-    listed = len(msgspec.structs.fields(Device)) + sum(1 + len(msgspec.structs.fields(kind)) for kind in BRIDGES)
-    assert len(lines) == len(keys(Config) - {"devices", "bridges"}) + listed
+    listed = sum(len(msgspec.structs.fields(section)) for section in (Device, AlertRule))
+    listed += sum(1 + len(msgspec.structs.fields(kind)) for kind in BRIDGES)
+    assert len(lines) == len(keys(Config) - {"devices", "alerts", "bridges"}) + listed
     assert [line for line in lines if not re.search(r"# \w", line)] == []
 
 
@@ -75,6 +76,11 @@ def test_each_default_can_be_set_to_itself() -> None:
 def test_the_example_of_a_device_works_without_its_comment_signs(tmp_path: Path) -> None:
     config = load_config(write(tmp_path / "c.yaml", uncommented("devices")))
     assert config.devices == (Device("hw:1"),)
+
+
+def test_the_example_of_a_rule_works_without_its_comment_signs(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path / "c.yaml", uncommented("alerts")))
+    assert config.alerts == (AlertRule("whales"),)
 
 
 def test_the_examples_of_bridges_work_without_their_comment_signs(tmp_path: Path) -> None:
@@ -135,6 +141,14 @@ def test_a_file_may_say_nothing(tmp_path: Path, text: str) -> None:
         ("capture.ring_s=1", ["capture.ring_s", "1", ">= 5"]),
         ("capture.ring_s=1e15", ["capture.ring_s"]),
         ("publish.every_s=-1", ["publish.every_s", "-1"]),
+        ("flood.count=-1", ["flood.count", "-1"]),
+        ("alerts=[{preset: tally-15min}]", ["alerts.0", "`name`"]),
+        ("alerts=[{name: two words}]", ["alerts.0.name", "'two words'", "ids"]),
+        ("alerts=[{name: a, preset: tally}]", ["alerts.0.preset", "'tally'"]),
+        ("alerts=[{name: a, count: 0}]", ["alerts.0.count", "0", ">= 1"]),
+        ("alerts=[{name: a, window_s: .nan}]", ["alerts.0.window_s", "nan"]),
+        ("alerts=[{name: a, hold: 3}]", ["unknown key alerts.0.hold"]),
+        ("alerts=[{name: a}, {name: a}]", ["alerts", "two are called a"]),
         ("publish.endpoint=localhost:5556", ["publish.endpoint", "'localhost:5556'", "tcp://HOST:PORT"]),
     ],
 )

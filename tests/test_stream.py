@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pam_daemon.clock import NS_PER_S, SampleClock, parse_rfc3339
+from pam_daemon.config import Flood
 from pam_daemon.detect import Threshold
 from pam_daemon.fill import fill
 from pam_daemon.live_clock import LiveClock
@@ -32,7 +33,7 @@ KEY = "f" * 64
 NOW = Timing(0, 0)
 
 
-def analysis(hop: int = 1000, mode: Mode = "replay") -> Analysis:
+def analysis(hop: int = 1000, mode: Mode = "replay", flood: Flood | None = None) -> Analysis:
     return Analysis(
         station="pamd",
         mode=mode,
@@ -44,6 +45,7 @@ def analysis(hop: int = 1000, mode: Mode = "replay") -> Analysis:
         threshold=Threshold(0.5, "model"),
         min_separation_s=1.5,
         floor_dbfs=-90.0,
+        flood=flood or Flood(),
     )
 
 
@@ -476,3 +478,24 @@ def test_after_a_boot_without_a_clock_the_time_not_running_is_told_once_utc_is_s
     assert parse_rfc3339(gaps[0]["start_utc"]) == stopped_ns and ends[0] == BEGAN_UTC_NS
     assert [parse_rfc3339(gap["start_utc"]) for gap in gaps[1:]] == ends[:-1]
     assert stream.status(None).gap_samples == 0
+
+
+def test_a_flood_is_marked_from_its_last_necessary_call_on_and_told_at_both_ends() -> None:
+    """Ten bursts, four seconds apart; three in less than 20 s are a flood, which is over 20 s after the last."""
+    stream = Stream("ch1", FakeSource((), 2000), Ring(200_000), analysis(flood=Flood(count=3, window_s=20.0)))
+    stream.origin = file_origin(2000)
+    samples = np.full(2000 * 70, 0.001, np.float32)
+    for burst in range(10):
+        samples[2000 * (4 + 4 * burst) :][:500] = 0.9
+    stream.ring.write(samples)
+    stream.ring.close()
+    bench = Bench(stream, np.random.default_rng(0))
+    while not stream.settled:
+        bench.round(5)
+    wires = [record.wire() for record in bench.records]
+    assert [wire["flood"] for wire in wires if wire["kind"] == "detection"] == [False] * 2 + [True] * 8
+    assert [wire["kind"] for wire in wires][1:4] == ["detection", "event", "detection"]
+    began, over = (wire for wire in wires if wire["kind"] == "event")
+    assert (began["what"], began["data"]) == ("flood", {"label": "loud"})
+    assert (over["what"], over["data"]) == ("flood_over", {"label": "loud", "detections": 8})
+    assert stream.status(None).flood_detections == 8

@@ -52,7 +52,7 @@ class ReplayView:
         self.detections: list[tuple[Recording, Wire]] = []
         self._found = 0
         self._recording: Recording
-        self._gaps: list[Wire] = []
+        self._others: list[Wire] = []  # alerts and gaps
         self._terminal = sys.stdout.isatty()
         self._keep = keep or self._terminal
         self._bar = Progress(
@@ -87,8 +87,8 @@ class ReplayView:
         self._found += wire["kind"] == "detection"
         if wire["kind"] == "detection" and self._keep:
             self.detections.append((self._recording, wire))
-        elif wire["kind"] == "gap" and self._keep:
-            self._gaps.append(wire)
+        elif wire["kind"] in ("alert", "gap") and self._keep:
+            self._others.append(wire)
 
     def finish(self, done: Heard) -> None:
         """The table, and a summary: on stdout of a terminal; elsewhere the summary alone, on stderr."""
@@ -96,8 +96,8 @@ class ReplayView:
         if self._terminal:
             if self.detections:
                 console.print(_table(self.detections))
-            for gap in self._gaps:
-                console.print(f"{gap['term']} {gap['reason']}: {gap['duration_s']:g} s from {_at(gap, 'start')}")
+            for wire in self._others:
+                console.print(_said(wire), soft_wrap=True)
         console.print(
             f"{done.heard_s:,.1f} s of sound, {done.windows:,} windows, {self._found:,} detections; "
             f"{done.took_s:.1f} s, {done.heard_s / done.took_s:,.0f} times real time"
@@ -224,30 +224,29 @@ def print_json(wire: Wire) -> None:
 
 def readable(wire: Wire) -> str:
     """A record in one line; as JSON where it is not as this pamd knows it."""
+    drill = "DRILL " if wire.get("mode") == "drill" else ""
     try:
-        return _readable(wire)
+        head = f"{wire['time_utc'][:19]}Z {drill}{wire['station']}/{wire['stream']} {wire['kind']}"
+        return f"{head} {_said(wire)}".rstrip()
     except _UNFAMILIAR:
         return msgspec.json.encode(wire).decode()
 
 
-def _readable(wire: Wire) -> str:
-    drill = "DRILL " if wire["mode"] == "drill" else ""
-    head = f"{wire['time_utc'][:19]}Z {drill}{wire['station']}/{wire['stream']} {wire['kind']}"
+def _said(wire: Wire) -> str:
     match wire["kind"]:
         case "detection":
-            return f"{head} {wire['label']} {wire['score']:.2f} at {_at(wire, 'peak')}"
+            return f"{wire['label']} {wire['score']:.2f} at {_at(wire, 'peak')}"
         case "alert":
-            calls = f"{wire['count']} {wire['label']} in {wire['window_s']:g} s"
-            return f"{head} {wire['state']}: {wire['level']}, {calls} ({wire['rule']})"
+            return _alert(wire)
         case "gap":
-            return f"{head} {wire['term']} {wire['reason']} {wire['duration_s']:g} s from {_at(wire, 'start')}"
+            return f"{wire['term']} {wire['reason']} {wire['duration_s']:g} s from {_at(wire, 'start')}"
         case "effort":
             heard_s, elapsed_s = (wire[f"{key}_samples"] / wire["sample_rate_hz"] for key in ("analysed", "elapsed"))
-            return f"{head} heard {heard_s:g} s of {elapsed_s:g} s"
+            return f"heard {heard_s:g} s of {elapsed_s:g} s"
         case "event":
-            return f"{head} {wire['what']}: {wire['text']}"
+            return f"{wire['what']}: {wire['text']}"
         case _:
-            return head
+            return ""
 
 
 def write_selections(path: Path, view: ReplayView, recordings: Sequence[Recording]) -> None:
@@ -289,6 +288,14 @@ def _selections(detections: Iterable[tuple[Recording, Wire]], recordings: Sequen
                 "Peak Time (s)": f"{begins_s[recording.name] + wire['peak_s']:.6f}",
             },
         )
+
+
+def _alert(wire: Wire) -> str:
+    """RAISED detected: 3 upcall in 900 s ..., or LAPSED ...: the word that matters first."""
+    what = f"{wire['state'].upper()} {wire['level']}: {wire['count']} {wire['label']} in {wire['window_s']:g} s"
+    when = f", last at {wire['last_utc']}, until {wire['expires_utc']}" if wire["expires_utc"] else ""
+    flood = ", a flood" if wire["flood"] else ""
+    return f"{what}{when} ({wire['rule']}, {wire['coverage']:.0%} listened to{flood})"
 
 
 def _at(wire: Wire, which: str) -> str:

@@ -16,12 +16,14 @@ from rich.table import Table
 
 from pam_daemon.errors import PamdError
 from pam_daemon.records import Wire
+from pam_daemon.tools.console import readable
 from pam_daemon.tools.evaluate import Detected, Matching
 from pam_daemon.tools.picture import draw
 from pam_daemon.tools.simulate import SNR_COLUMN, truth_path
 from pam_daemon.tools.tables import Selection, read_raven
 
 _COMMAND = (sys.executable, "-m", "pam_daemon")
+_RULE = "{name: three, preset: three-in-60s}"
 _TIMEOUT_S = 300.0  # for each command: the demo never hangs
 _console = Console(highlight=False, soft_wrap=True)
 
@@ -41,12 +43,17 @@ def demonstrate(directory: Path) -> None:
     _pamd("simulate", str(sea), "--minutes", "10", "--calls", "30", "--seed", "1")
     endpoint = f"tcp://127.0.0.1:{_free_port()}"
     with _listening(endpoint, received):
-        _pamd("replay", str(sea), "--endpoint", endpoint, "--linger", "1")
-    detections = [Detected(wire["peak_s"], wire["score"]) for wire in _records(received) if wire["kind"] == "detection"]
+        _pamd("replay", str(sea), "--endpoint", endpoint, "--linger", "1", "--set", f"alerts=[{_RULE}]")
+    records = _records(received)
+    detections = [Detected(wire["peak_s"], wire["score"]) for wire in records if wire["kind"] == "detection"]
     truth = read_raven(truth_path(sea))
     matching = draw(sea, picture, truth, detections, "pamd demonstration", simulated=True)
     assert matching is not None, "there was a truth to match"
     _console.print(_table(matching))
+    _console.print("\nThe alerts that a rule made of them:")
+    for wire in records:
+        if wire["kind"] == "alert":
+            _console.print(readable(wire), markup=False)
     _console.print(
         f"\n{len(matching.found)} of {len(truth)} simulated calls found, {len(matching.missed)} missed, "
         f"{len(matching.false)} false, {len(matching.duplicates)} duplicates, as received over ZeroMQ.\n"
