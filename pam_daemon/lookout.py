@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
@@ -28,7 +29,7 @@ class Lookout:
         self._analysis = analysis
         self._clock = clock
         self._rules = rules
-        self._changed: Sequence[Rule] | None = None
+        self._changes: deque[Sequence[Rule]] = deque()
         self._streams: dict[str, Stream] = {}
         # A recording that begins before the last one ended is of another time.
         patience_s = 0.0 if analysis.mode == "replay" else _PATIENCE_S
@@ -65,9 +66,8 @@ class Lookout:
 
     def follow(self, records: Sequence[Record]) -> list[Record]:
         """What the streams have just told, and how far they are now -> what becomes of alerts."""
-        if self._changed is not None:
-            self._watch.change(self._changed)
-            self._changed = None
+        while self._changes:
+            self._watch.change(self._changes.popleft())
         progress = [place for stream in self._streams.values() if (place := stream.progress()) is not None]
         missed = (stretch for record in records if (stretch := missed_by(record.stream, record.body)))
         decisions = self._watch.advance(self._heard(records), missed, progress)
@@ -79,7 +79,7 @@ class Lookout:
 
     def change(self, rules: Sequence[Rule]) -> None:
         """Other rules from the next round on."""
-        self._changed = rules
+        self._changes.append(rules)
 
     def _heard(self, records: Sequence[Record]) -> Iterator[Candidate]:
         for record in records:

@@ -337,7 +337,7 @@ class Stream:
 
     def _ended_floods(self, clock: Clock) -> Iterator[Record]:
         for label, guard in zip(self._analysis.labels, self._floods, strict=True):
-            if guard.ends(self._decided):
+            if guard.ends(self._decided) and self._analysis.mode != "replay":
                 text = f"{label}: {guard.calls} detections were marked"
                 data = {"label": label, "detections": guard.calls}
                 yield self._event(self._decided, Event("flood_over", "info", text, data), clock)
@@ -368,7 +368,7 @@ class Stream:
             position=analysis.position,
             flood=guard.heard(peak),
         )
-        if guard.calls == 1 and body.flood:
+        if guard.calls == 1 and body.flood and analysis.mode != "replay":  # where its marks say it all, ever the same
             text = f"{label}: {analysis.flood.count} detections in less than {analysis.flood.window_s:g} s"
             yield self._event(peak, Event("flood", "warning", text, {"label": label}), clock)
         self.detections += 1
