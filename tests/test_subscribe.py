@@ -336,9 +336,18 @@ def test_a_record_whose_handling_failed_comes_again(house: House, tmp_path: Path
         assert got == expected
 
 
+def await_sent(house: House, seq: int) -> None:
+    """Until the publisher has sent so much: each newcomer is told."""
+    sent = None
+    while sent != seq:
+        with Subscriber(house.publisher.endpoint) as newcomer:
+            sent = next(wire for wire in newcomer.records(60) if wire["kind"] == "status")["last_seq"]
+
+
 def test_from_now_with_a_state_file(house: House, tmp_path: Path) -> None:
     """Nothing old comes the first time; what comes while it is away does."""
     house.journal.append([event(n) for n in range(5)])
+    await_sent(house, 5)
     for expected in ([6], [7]):
         with Subscriber(house.publisher.endpoint, state=tmp_path / "place", from_beginning=False) as subscriber:
             records = subscriber.records(60)
