@@ -17,17 +17,16 @@ from typing import Any
 import msgspec
 import pytest
 import zmq
-from fakes import FakeClock, event, toy_model
+from fakes import event, toy_model
 from live import PATIENCE_S, Station
-from test_publish import ANY_PORT, PATIENCE_MS, House, heartbeat, numbers, take
+from test_publish import ANY_PORT, PATIENCE_MS, House, numbers, publisher, take
 from zmq.utils.monitor import recv_monitor_message
 
 from pam_daemon import curve
 from pam_daemon.curve import Door
 from pam_daemon.errors import EndpointError, KeyFileError
-from pam_daemon.journal import Bell, Journal
+from pam_daemon.journal import Bell
 from pam_daemon.keys import KeyPair, StationKeys, allow, new_pair, revoke, station_keys
-from pam_daemon.publish import Publisher
 from pam_daemon.subscribe import Subscriber
 
 PAMD = [sys.executable, "-m", "pam_daemon"]
@@ -289,22 +288,6 @@ def test_a_proof_that_nobody_answers_fails_in_time(
 
 
 # Where a station may be reached from, and how much a subscriber may leave unread.
-
-
-def publisher(endpoint: str, tmp_path: Path, bell: Bell, keys: StationKeys | None, *, insecure: bool) -> Publisher:
-    return Publisher(
-        endpoint,
-        partial(Journal, tmp_path / "unused"),
-        0,
-        bell,
-        status=partial(heartbeat, "log"),
-        every_s=10.0,
-        linger_s=0.0,
-        clock=FakeClock(),
-        moved=lambda: None,
-        keys=keys,
-        insecure=insecure,
-    )
 
 
 @pytest.mark.parametrize(

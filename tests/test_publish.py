@@ -329,7 +329,9 @@ def one_line(make: Callable[[], object]) -> str:
     return message
 
 
-def publisher(endpoint: str, tmp_path: Path, bell: Bell) -> Publisher:
+def publisher(
+    endpoint: str, tmp_path: Path, bell: Bell, keys: StationKeys | None = None, *, insecure: bool = True
+) -> Publisher:
     return Publisher(
         endpoint,
         partial(Journal, tmp_path / "unused"),
@@ -340,7 +342,8 @@ def publisher(endpoint: str, tmp_path: Path, bell: Bell) -> Publisher:
         linger_s=0.0,
         clock=FakeClock(),
         moved=lambda: None,
-        insecure=True,
+        keys=keys,
+        insecure=insecure,
     )
 
 
