@@ -27,6 +27,7 @@ from pam_daemon.station import Station, set_up
 from pam_daemon.tools.simulate import MIN_SAMPLE_RATE_HZ, Sea
 
 SIMULATED = "simulated"
+_LINGER_S = 5.0  # to answer recovery at the end: nobody will serve this journal again
 
 log = structlog.get_logger()
 
@@ -71,7 +72,7 @@ def rehearse(
     choices = devices or [Device(sound.name, channels=tuple(range(1, sound.channels + 1)))]
     players = [(choice, Player(sound, max(choice.channels), stop, clock)) for choice in choices]
     place = _journal(journal, clock)
-    with Station(setup, place, config.publish.endpoint, log_record, linger_s=0.0, stop=stop) as house:
+    with Station(setup, place, config.publish.endpoint, log_record, _LINGER_S, stop) as house:
         text = f"DRILL: {sound.name} is played in place of the devices; no record of it is a real one"
         log.warning("drill begins", text=text, journal=str(place), bridges=[bridge.name for bridge in config.bridges])
         run(house, players, config, lambda: _apart(load()))

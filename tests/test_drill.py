@@ -296,7 +296,7 @@ def test_a_station_that_listens_is_not_disturbed(station: Station, tmp_path: Pat
     with station.running(*live):
         station.await_heard()
         for options, named in (
-            ((), f"pamd: {site.endpoint}: cannot bind: Address already in use; give another with --endpoint"),
+            ((), f"pamd: {site.endpoint}: cannot bind: Address already in use"),
             ((*own, "--set", f"metrics.port={port}"), f"pamd: metrics.port: {port}: cannot bind: "),
         ):
             code, said = site.drill(calls, *options)
