@@ -274,8 +274,9 @@ def log_record(wire: Wire, new: bool) -> None:
         case "detection":
             log.info("detection", label=wire["label"], score=round(wire["score"], 3), peak=wire["peak_utc"], **fields)
         case "alert":
-            shown = {key: wire[key] for key in ("rule", "level", "label", "count", "expires_utc", "coverage", "flood")}
-            log.warning(f"alert {wire['state']}", **shown, **fields)
+            shown = {key: wire[key] for key in ("rule", "label", "count", "expires_utc", "coverage", "flood")}
+            # `level` is the log's own word, for how bad it is.
+            log.warning(f"alert {wire['state']}", alert_level=wire["level"], **shown, **fields)
         case "gap":
             log.warning("gap", term=wire["term"], reason=wire["reason"], duration_s=wire["duration_s"], **fields)
         case "event":

@@ -228,7 +228,8 @@ def test_who_asks_for_drills_acts_on_them_and_nobody_else(site: Site, tmp_path: 
     )
     assert "journal.drill-" in begins["journal"] and begins["bridges"] == ["broker", "asking"]
     assert "its sound is over after 17.5 s" in over["text"]
-    assert {event["mode"] for event in events if event["event"] == "alert raised"} == {"drill"}
+    raised = [event for event in events if event["event"] == "alert raised"]
+    assert {(event["mode"], event["alert_level"]) for event in raised} == {("drill", "detected")}
     # Sound and clips are apart from what a station keeps, and its journal has not even been made.
     assert [path.name for path in sound.iterdir()] == ["drill"]
     clips = {detection["clip"] for detection in of(records, "detection")}

@@ -246,6 +246,9 @@ def test_a_command_that_fails_or_hangs_is_told_and_ends_nothing(
         (["--exec", "echo 'never closed"], "never closed"),
         (["--state", "/no/such/directory/place"], "/no/such/directory/place"),
         (["--state", "/"], "--state"),
+        (["tcp://127.0.0.1:65536"], "tcp://127.0.0.1:65536: no address of a station; give tcp://HOST:PORT"),
+        (["ipc://station:5556"], "ipc://station:5556"),
+        (["harbour"], "harbour"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(options: Sequence[str], names: str) -> None:
