@@ -296,7 +296,10 @@ def status(station: str, drill: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, as where stdout is a pipe.")
 @click.option("--state", type=PATH, help="Keep the place in this file: a restart carries on, and nothing is left out.")
 @click.option(
-    "--from", "begin", type=click.Choice(["now", "beginning"]), help="The first start: --state alone means beginning."
+    "--from",
+    "begin",
+    type=click.Choice(["now", "beginning"]),
+    help="Where the first start begins: now, but with --state and no --exec at the beginning.",
 )
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(get_args(Kind)), help="These alone; may be repeated.")
 @click.option("--station", "stations", multiple=True, help="These alone; may be repeated.")

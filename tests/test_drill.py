@@ -318,6 +318,24 @@ def test_a_station_that_listens_is_not_disturbed(station: Station, tmp_path: Pat
     assert abs(unix_s(gap["start_utc"]) - unix_s(of(before, "effort")[-1]["end_utc"])) < 0.1
 
 
+def test_a_reload_starts_bridges_that_ask_for_drills_and_no_others(site: Site, tmp_path: Path) -> None:
+    config = tmp_path / "pamd.yaml"
+    config.write_text("")
+    nobody = f"http://localhost:{free_port()}/"
+    hooks = [Webhook(name, nobody, filter=Filter(modes=modes)) for name, modes in (("live", ("live",)), ("both", ASKS))]
+    with site.drilling("simulated", "--config", config) as process:
+        await_true(lambda: site.status("--drill").returncode == 0)
+        config.write_text(msgspec.yaml.encode({"bridges": [msgspec.to_builtins(hook) for hook in hooks]}).decode())
+        process.send_signal(signal.SIGHUP)
+        await_true(lambda: len(of(site.journals[0], "event")) == 2)
+        bridges = json.loads(site.status("--drill", "--json").stdout)["status"]["bridges"]
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+    _, reload = of(site.journals[0], "event")
+    assert reload["data"]["changed"] == {"bridges": [[], ["both"]]}
+    assert list(bridges) == ["both"]
+
+
 def test_a_simulated_sea_plays_until_it_is_ended(site: Site) -> None:
     with site.drilling("simulated") as process:
         await_true(lambda: site.status("--drill").returncode == 0)

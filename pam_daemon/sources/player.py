@@ -15,6 +15,8 @@ from pam_daemon.sources import Audio, Missing
 
 _BLOCK_S = 0.1  # of sound at a time
 
+_Piece = TypeVar("_Piece", bound=Audio | Missing)
+
 
 class Sound(Protocol):
     """What can be played: a recording, a simulated sea."""
@@ -71,12 +73,9 @@ class Player:
             yield piece
 
 
-Piece = TypeVar("Piece", bound=Audio | Missing)
-
-
 def paced(
-    pieces: Iterable[Piece], sample_rate_hz: int, speed: float, stop: threading.Event, clock: Clock
-) -> Iterator[tuple[Piece, int]]:
+    pieces: Iterable[_Piece], sample_rate_hz: int, speed: float, stop: threading.Event, clock: Clock
+) -> Iterator[tuple[_Piece, int]]:
     """Pieces when they are over, so many times faster than they were recorded, with the monotonic clock then."""
     began_ns, samples = clock.monotonic_ns(), 0
     for piece in pieces:
