@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 import msgspec
@@ -19,6 +19,11 @@ from pam_daemon.clock import SystemClock
 from pam_daemon.config import DEFAULT_ENDPOINT, Config, Device, Provider, commented_yaml, load_config
 from pam_daemon.errors import ConfigError, PamdError, SourceError
 from pam_daemon.records import Kind, Mode
+
+if TYPE_CHECKING:
+    from pam_daemon.sources.file import Recording
+    from pam_daemon.station import Setup
+    from pam_daemon.tools.evaluate.recordings import Channel
 
 PATH = click.Path(path_type=Path)
 DEAF_CODE = 4  # of `listen --fail-when-deaf`
@@ -435,6 +440,156 @@ def demo(directory: Path) -> None:
     from pam_daemon.tools.demo import demonstrate
 
     demonstrate(directory)
+
+
+def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What `evaluate` and `calibrate` have in common."""
+    for option in (
+        click.argument("model", type=PATH, required=False),
+        click.option("--config", "config_path", type=PATH, help="The site's YAML."),
+        click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Over the configuration."),
+        click.option("--hop", "hop_s", type=float, help="Seconds between windows, instead of the model's own."),
+        click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the table."),
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@evaluation_options
+@click.option("--clips", type=PATH, help="A folder with train.csv or clips.csv and audio/, or a folder for each class.")
+@click.option("--recordings", multiple=True, help="FILE, DIR or GLOB, selection tables beside them; may be repeated.")
+@click.option("--split", help="Of the clips, those whose column `split` in clips.csv says so.")
+@click.option("--label", help="Of the model, where it has several.")
+@click.option("--marked", multiple=True, help="What the label is called in the data; may be repeated.")
+@click.option("--threshold", type=float, help="Of the score, 0 to 1, instead of the model's own.")
+@click.option("--output", type=PATH, help="Write figures.json, scores.csv and, of recordings, curve.png here.")
+def evaluate(
+    model: Path | None,
+    config_path: Path | None,
+    settings: tuple[str, ...],
+    hop_s: float | None,
+    as_json: bool,
+    clips: Path | None,
+    recordings: tuple[str, ...],
+    split: str | None,
+    label: str | None,
+    marked: tuple[str, ...],
+    threshold: float | None,
+    output: Path | None,
+) -> None:
+    """Say how good MODEL (the shipped one) is: on labelled clips, or on recordings as a replay hears them."""
+    from pam_daemon.station import set_up
+    from pam_daemon.tools import console
+    from pam_daemon.tools.evaluate import clips as clip_files
+    from pam_daemon.tools.evaluate import curve, report
+    from pam_daemon.tools.evaluate.recordings import Sea, read_marks
+
+    if (clips is None) == (not recordings):
+        raise click.UsageError("give either --clips or --recordings")
+    config = _load(config_path, settings, model, None, None, threshold, None, False)
+    setup = set_up(
+        msgspec.structs.replace(config, alerts=()), "replay", SystemClock(), threshold=threshold, hop_s=hop_s, spin=True
+    )
+    chosen = report.chosen_label(setup.analysis.labels, label)
+    if output is not None:
+        report.check_directory(output)
+    data = " ".join(recordings) if clips is None else f"{clips} {split or ''}".rstrip()
+    subject = report.Subject(setup.analysis, setup.analysis.labels[chosen], data)
+    with console.interruptible(), console.progress() as progress:
+        if clips is not None:
+            found = clip_files.find_clips(clips, split, marked or (subject.label,))
+            loaded = clip_files.load(found, setup.model, progress("reading"))
+            scores = loaded.scores(setup.model, chosen, config.model.batch, progress("scoring"))
+            wire, rows = report.clips_wire(subject, loaded, scores), report.clip_rows(loaded, scores)
+        else:
+            files = _recordings(setup, recordings)
+            marks = read_marks(files, marked)
+            sea = Sea.of(_listen(setup, files, progress("listening")), marks, setup.analysis, chosen)
+            points = sea.sweep(setup.analysis.threshold.score, progress("judging"))
+            wire, rows = report.recordings_wire(subject, sea, points, files), report.window_rows(sea)
+        if output is not None:
+            report.write_files(output, wire, rows)
+            if clips is None:
+                curve.draw_curve(points, subject.analysis.threshold.score, output / report.PICTURE, report.title(wire))
+    if as_json:
+        console.print_json(wire)
+    elif clips is not None:
+        report.show_clips(wire)
+    else:
+        report.show_recordings(wire, points)
+
+
+@cli.command()
+@evaluation_options
+@click.option("--recordings", multiple=True, required=True, help="FILE, DIR or GLOB without the species.")
+@click.option(
+    "--false-per-hour", "budget", type=click.FloatRange(min=0, min_open=True), required=True, help="At most so many."
+)
+def calibrate(
+    model: Path | None,
+    config_path: Path | None,
+    settings: tuple[str, ...],
+    hop_s: float | None,
+    as_json: bool,
+    recordings: tuple[str, ...],
+    budget: float,
+) -> None:
+    """Find the least threshold that keeps MODEL's false detections under a budget on a site's own noise.
+
+    It is written into --config, for this model alone; without --config it is printed.
+    """
+    from pam_daemon.station import set_up
+    from pam_daemon.tools import calibrate as calibration
+    from pam_daemon.tools import console
+    from pam_daemon.tools.evaluate.recordings import read_marks
+
+    config = _load(config_path, settings, model, None, None, None, None, False)
+    anew = msgspec.structs.replace(config.model, threshold=None, sha256=None)
+    setup = set_up(
+        msgspec.structs.replace(config, model=anew, alerts=()), "replay", SystemClock(), hop_s=hop_s, spin=True
+    )
+    if config_path is not None:
+        calibration.check_site(config_path, setup.model.name.sha256)
+    with console.interruptible(), console.progress() as progress:
+        files = _recordings(setup, recordings)
+        calibration.check(files, read_marks(files, ()), budget)
+        channels = _listen(setup, files, progress("listening"))
+        found = calibration.calibrate(channels, setup.analysis, budget)
+        wire = calibration.wire(found, setup, config.model, channels, files)
+        if config_path is not None:
+            calibration.write(config_path, found, setup, config.model)
+    if as_json:
+        console.print_json(wire)
+    else:
+        calibration.show(wire, config_path)
+
+
+def _recordings(setup: Setup, patterns: tuple[str, ...]) -> list[Recording]:
+    from pam_daemon.sources.file import find_files, recordings
+
+    return recordings(find_files(patterns), min_rate_hz=setup.model.card.sample_rate_hz)
+
+
+def _listen(setup: Setup, files: list[Recording], progress: Callable[[float, float], None]) -> list[Channel]:
+    """A replay that nobody hears of, and what it scored."""
+    from pam_daemon.daemon import replay as replay_recordings
+    from pam_daemon.station import Station
+    from pam_daemon.tools.evaluate.recordings import Scores
+
+    scores = Scores()
+    with Station(setup, None, None, lambda wire, new: None, linger_s=0.0) as house:
+        house.tap = scores.take
+        done = replay_recordings(
+            house,
+            files,
+            speed=None,
+            on_tick=lambda done: progress(done.heard_s, done.total_s),
+            on_recording=scores.begin,
+        )
+    if done.heard_s < done.total_s:
+        raise KeyboardInterrupt
+    return scores.heard()
 
 
 def _instant(text: str) -> datetime:
