@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 
 from pam_daemon.detect import Detector, Threshold
 from pam_daemon.errors import SourceError, TableError
 from pam_daemon.ring import FloatArray
-from pam_daemon.sources.file import Recording, SoundFile
+from pam_daemon.sources.file import SUFFIXES, Recording, SoundFile
 from pam_daemon.stream import Analysis
 from pam_daemon.tools.evaluate.figures import Interval, poisson_interval, share_interval
 from pam_daemon.tools.evaluate.matching import Detected, Matching, match
@@ -231,13 +230,15 @@ def _tables(files: Sequence[SoundFile]) -> dict[Path, list[Path]]:
     """The tables of each sound file."""
     tables: dict[Path, list[Path]] = {}
     for directory in dict.fromkeys(file.path.parent for file in files):
-        beside = [file.path for file in files if file.path.parent == directory]
+        chosen = {file.path for file in files if file.path.parent == directory}
+        beside = chosen | {path for path in directory.iterdir() if path.suffix.lower() in SUFFIXES}
         for table in sorted(directory.glob("*.txt")):
-            owners = sorted((f for f in beside if table.name.startswith(f"{f.stem}.")), key=lambda f: -len(f.stem))
-            if not owners and table.name.endswith(_SURE_SUFFIXES):
-                raise TableError(f"{table}: its sound is not among the recordings; give it too, or move the table away")
-            if any(first.stem == second.stem for first, second in pairwise(owners[:2])):
+            stem = max((path.stem for path in beside if table.name.startswith(f"{path.stem}.")), key=len, default=None)
+            owners = sorted(path for path in chosen if path.stem == stem)
+            if stem is None and table.name.endswith(_SURE_SUFFIXES):
+                raise TableError(f"{table}: its sound is not beside it; bring it there, or move the table away")
+            if len(owners) > 1:
                 raise TableError(f"{table}: belongs to {owners[0].name} and to {owners[1].name}; leave one of them out")
-            if owners:
-                tables.setdefault(owners[0], []).append(table)
+            for owner in owners:
+                tables.setdefault(owner, []).append(table)
     return tables
