@@ -88,9 +88,9 @@ def _listed(folder: Path, split: str | None) -> list[tuple[Path, str]]:
         by, parts = next(((path, own) for path, own in tables.items() if own and SPLIT in own[0]), (table, []))
         if not parts:
             raise TableError(f"{by}: no column {SPLIT}, which --split {split} asks for; add it or leave --split away")
-        chosen = {_cell(by, row, NAME) for row in parts if row[SPLIT] == split}
+        chosen = {_cell(by, row, NAME) for row in parts if row.get(SPLIT) == split}
         if not chosen:
-            there = ", ".join(sorted({row[SPLIT] for row in parts}))
+            there = ", ".join(sorted({_cell(by, row, SPLIT) for row in parts}))
             raise TableError(f"{by}: no row has {SPLIT} {split}; there are: {there}")
         rows = [row for row in rows if _cell(table, row, NAME) in chosen]
     audio = folder / AUDIO_FOLDER
@@ -106,9 +106,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _cell(table: Path, row: dict[str, str], column: str) -> str:
-    if not row.get(column):
-        raise TableError(f"{table}: {column} is missing in {', '.join(map(str, row.values()))}; add it")
-    return row[column]
+    cell = row.get(column)
+    if not cell or "\0" in cell:
+        raise TableError(f"{table}: no {column} in the row {', '.join(map(str, row.values()))}; write one")
+    return cell
 
 
 def _in_folders(folder: Path) -> list[tuple[Path, str]]:
