@@ -139,6 +139,11 @@ def test_the_values_come_into_their_places_and_all_else_stays(before: str) -> No
     assert yaml.safe_load(LAYOUTS[before])["model"]["sha256"] == SHA256
 
 
+@pytest.mark.parametrize("text", ["&a ", "null\n", "3", "- model\n"])
+def test_what_has_no_sections_is_not_edited(text: str) -> None:
+    assert with_values(text, "model", VALUES) is None
+
+
 def test_the_whole_configuration_changes_in_two_lines() -> None:
     before = commented_yaml()
     after = with_values(before, "model", VALUES)

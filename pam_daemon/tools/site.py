@@ -39,11 +39,11 @@ def set_values(path: Path, section: str, values: Mapping[str, float | str]) -> N
 def with_values(text: str, section: str, values: Mapping[str, float | str]) -> str | None:
     """The text with the values in their places; None where more than these would change."""
     newline = "\r\n" if "\r\n" in text else "\n"
-    wanted = yaml.safe_load(text) or {}
-    if not isinstance(wanted, dict) or not isinstance(wanted.get(section) or {}, dict):
+    root, wanted = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text) or {}
+    if not isinstance(root, yaml.MappingNode | None) or not isinstance(wanted.get(section) or {}, dict):
         return None
     wanted[section] = {**(wanted.get(section) or {}), **values}
-    for begin, end, new in sorted(_edits(text, section, values, newline), reverse=True):
+    for begin, end, new in sorted(_edits(text, root, section, values, newline), reverse=True):
         text = text[:begin] + new + text[end:]
     try:
         return text if yaml.safe_load(text) == wanted else None
@@ -51,8 +51,7 @@ def with_values(text: str, section: str, values: Mapping[str, float | str]) -> s
         return None
 
 
-def _edits(text: str, section: str, values: Mapping[str, float | str], newline: str) -> list[Edit]:
-    root: Any = yaml.compose(text, yaml.SafeLoader)
+def _edits(text: str, root: Any, section: str, values: Mapping[str, float | str], newline: str) -> list[Edit]:
     written = {key: _written(value) for key, value in values.items()}
     lines = [f"{key}: {value}" for key, value in written.items()]
     if root is None:
