@@ -58,7 +58,9 @@ def check(recordings: Sequence[Recording], marks: Mapping[str, Sequence[Selectio
     """
     for name, own in marks.items():
         if own:
-            raise TableError(f"{name}: {len(own)} calls are marked in it; calibrate by recordings without the species")
+            raise TableError(
+                f"{name}: calls are marked in it ({len(own)}); calibrate by recordings without the species"
+            )
     _check_long_enough(sum(r.samples * r.channels / r.sample_rate_hz for r in recordings) / 3600, budget_per_hour)
 
 
@@ -66,8 +68,8 @@ def _check_long_enough(hours: float, budget_per_hour: float) -> None:
     needed = LEAST_EXPECTED / budget_per_hour
     if hours < needed:
         raise SourceError(
-            f"{hours:.2f} h of recordings are too short to tell {budget_per_hour:g} false detections an hour: at that "
-            f"rate fewer than {LEAST_EXPECTED:g} would be in them; give at least {needed:.2f} h"
+            f"{hours:.2f} h of recordings are too short to tell {budget_per_hour:g} false/h: at that rate fewer than "
+            f"{LEAST_EXPECTED:g} detections would be in them; give at least {needed:.2f} h"
         )
 
 

@@ -59,10 +59,9 @@ def _draw_recall(axes: Any, points: Sequence[Point], chosen: float) -> None:
             )
     at = next(p for p in points if p.threshold == chosen)
     across = at.false_per_hour_interval
-    axes.plot(
-        [across.low, across.high], [at.found / at.marked] * 2, "--", color=FALSE, label="95 % of the rate (Garwood)"
-    )
-    axes.plot(at.false_per_hour, at.found / at.marked, "D", color=FALSE, clip_on=False, zorder=4, label=_said(at))
+    recall, said = at.found / at.marked, "95 % of the rate (Garwood)"
+    axes.plot([across.low, across.high], [recall] * 2, "--", color=FALSE, clip_on=False, zorder=4, label=said)
+    axes.plot(at.false_per_hour, recall, "D", color=FALSE, clip_on=False, zorder=5, label=_said(at))
     axes.set_xscale("symlog", linthresh=LINEAR_PER_HOUR)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(

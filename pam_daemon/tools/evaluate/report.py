@@ -180,7 +180,9 @@ def show_recordings(wire: Wire, points: Sequence[Point]) -> None:
 
 def title(wire: Wire) -> str:
     """Of the picture."""
-    return f"{wire['label']}, {wire['model']['name']}, hop {wire['hop_s']:g} s, {wire['hours']:.2f} h of recordings"
+    return (
+        f"{wire['label']}, model {wire['model']['name']}, hop {wire['hop_s']:g} s, {wire['hours']:.2f} h of recordings"
+    )
 
 
 def _console() -> Console:
