@@ -16,9 +16,10 @@ import msgspec
 import structlog
 
 from pam_daemon.clock import SystemClock
-from pam_daemon.config import DEFAULT_ENDPOINT, Config, Device, Provider, commented_yaml, load_config
+from pam_daemon.config import DEFAULT_ENDPOINT, Config, Device, Provider
 from pam_daemon.errors import ConfigError, PamdError, SourceError
 from pam_daemon.records import Kind, Mode
+from pam_daemon.settings import commented_yaml, load_config
 
 if TYPE_CHECKING:
     from pam_daemon.sources.file import Recording

@@ -36,7 +36,6 @@ from pam_daemon.station import Station
 from pam_daemon.stream import PLACES_EVERY_S, Origin, Stream
 
 EFFORT_EVERY_S = 900.0
-CANARY_EVERY_S = 180.0
 LINE_EVERY_S = 60.0  # one canonical line in the log
 _LOAD_EVERY_S = 1.0
 # What the device's process has kept while the daemon was held up comes at once: the ring has room for all of it.
@@ -172,7 +171,7 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
         with _bridges(station, config) as bridges:
             for name, work in fillers:
                 station.crew.start(name, work)
-            worker = station.crew.start("worker", partial(_run_worker, station, streams))
+            worker = station.crew.start("worker", partial(_run_worker, station, streams, config.model.canary_s))
             if recorder is not None:
                 station.crew.start("recorder", partial(recorder.run, worker.is_alive))
             station.crew.start("control", partial(control.run, station.crew.stop))
@@ -253,11 +252,11 @@ def _open(choice: DeviceChoice, stop: threading.Event, clock: Clock, keep_s: flo
     return hydrophone
 
 
-def _run_worker(station: Station, streams: Sequence[Stream]) -> None:
+def _run_worker(station: Station, streams: Sequence[Stream], canary_s: float) -> None:
     chores = [
         Chore(EFFORT_EVERY_S, station.report_effort),
         Chore(PLACES_EVERY_S, station.keep_places),
-        Chore(CANARY_EVERY_S, station.test_model),
+        Chore(canary_s, station.test_model),
         Chore(_LOAD_EVERY_S, station.judge_load),
     ]
     station.analyse(streams, chores)

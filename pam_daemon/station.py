@@ -21,7 +21,7 @@ from pam_daemon.alerts.rules import resolve
 from pam_daemon.alerts.tally import Rule
 from pam_daemon.chores import Chore
 from pam_daemon.clock import Clock, rfc3339
-from pam_daemon.config import Config, ModelChoice, changes
+from pam_daemon.config import Config, ModelChoice
 from pam_daemon.control import state
 from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError
@@ -34,6 +34,7 @@ from pam_daemon.overload import Overload
 from pam_daemon.publish import Publisher
 from pam_daemon.records import STATION_WIDE, BridgeStatus, Event, Mode, Position, Record, Status, Wire, record_id
 from pam_daemon.ring import Ring
+from pam_daemon.settings import changes
 from pam_daemon.sources import Source
 from pam_daemon.stages import Stages
 from pam_daemon.stream import Analysis, Stream, Tap

@@ -30,7 +30,7 @@ from servers import Broker, Side, Udp, Web, await_true, every_side, free_port
 from sound import DEVICE, SoundServer
 
 from pam_daemon.clock import NS_PER_S, SystemClock, rfc3339
-from pam_daemon.config import BridgeChoice, Filter, Webhook, load_config
+from pam_daemon.config import BridgeChoice, Filter, Webhook
 from pam_daemon.errors import ConfigError
 from pam_daemon.held import Held
 from pam_daemon.journal import Gong, Journal
@@ -38,6 +38,7 @@ from pam_daemon.outlets.bridge import Feed, passes, place_path
 from pam_daemon.outlets.bridges import Bridges
 from pam_daemon.outlets.pgalm import sentence
 from pam_daemon.records import Detection, Event, Kind, Latency, Mode, ModelName, Record, Wire, record_id
+from pam_daemon.settings import load_config
 
 KINDS = ("mqtt", "webhook", "pgalm")
 
