@@ -19,11 +19,12 @@ from fakes import toy_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_daemon.config import Flood, commented_yaml, load_config
+from pam_daemon.config import Flood
 from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError, SourceError
 from pam_daemon.records import ModelName
 from pam_daemon.ring import FloatArray
+from pam_daemon.settings import commented_yaml, load_config
 from pam_daemon.sources.file import Recording, SoundFile
 from pam_daemon.stream import Analysis
 from pam_daemon.tools.calibrate import calibrate, false_at
@@ -331,6 +332,5 @@ def test_an_interruption_is_one_line_and_leaves_the_configuration(site: Path) ->
 
 
 def opened(pid: int) -> set[str]:
-    """Names of the files that a process has open."""
-    links = Path(f"/proc/{pid}/fd").glob("*")
-    return {link.readlink().name for link in links if link.is_symlink()}
+    """Names of the files that a process has open; one that is closed meanwhile has none."""
+    return {link.resolve().name for link in Path(f"/proc/{pid}/fd").glob("*")}

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pam_daemon.config import ModelChoice, load_config
+from pam_daemon.config import ModelChoice
 from pam_daemon.errors import ConfigError, SourceError, TableError
 from pam_daemon.model import shipped_model
 from pam_daemon.records import Wire
+from pam_daemon.settings import load_config
 from pam_daemon.sources.file import Recording
 from pam_daemon.station import Setup
 from pam_daemon.stream import Analysis

@@ -20,7 +20,7 @@ from pam_daemon.tools.evaluate.matching import Detected, Matching, match
 from pam_daemon.tools.tables import Selection, read_selections
 from pam_daemon.windows import Place, SegmentEnd, Window
 
-THRESHOLDS = (*(step / 100 for step in range(1, 99)), *(step / 1000 for step in range(980, 1000)))
+THRESHOLDS = (*(step / 100 for step in range(1, 99)), *(step / 1000 for step in range(981, 1000)))
 RATES_PER_HOUR = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # of false detections: the rows of the table of points
 _SURE_SUFFIXES = (".selections.txt", ".labels.txt")  # other text beside the recordings need not be a table
 
