@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -320,7 +321,7 @@ def test_an_interruption_is_one_line_and_leaves_the_configuration(site: Path) ->
     options = ["--recordings", str(site.parent / "noise"), "--false-per-hour", "70", "--config", str(site)]
     command = [*PAMD, "calibrate", str(site.parent / "toy.onnx"), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and "long.wav" not in opened(process.pid):
+        while process.poll() is None and not has_open(process.pid, "long.wav"):
             pass
         process.send_signal(signal.SIGINT)
         text, errors = process.communicate(timeout=60)
@@ -331,6 +332,10 @@ def test_an_interruption_is_one_line_and_leaves_the_configuration(site: Path) ->
     assert [path.name for path in site.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def opened(pid: int) -> set[str]:
-    """Names of the files that a process has open; one that is closed meanwhile has none."""
-    return {link.resolve().name for link in Path(f"/proc/{pid}/fd").glob("*")}
+def has_open(pid: int, name: str) -> bool:
+    """Whether a process has a file of this name open."""
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if link.readlink().name == name:
+                return True
+    return False
