@@ -28,7 +28,7 @@ from pam_daemon.outlets.bridge import Feed
 from pam_daemon.outlets.bridges import Bridges
 from pam_daemon.outlets.recorder import Recorder
 from pam_daemon.records import Event, Wire
-from pam_daemon.sources import Outage
+from pam_daemon.sources import Outage, Source
 from pam_daemon.sources.file import Recording
 from pam_daemon.sources.hydrophone import Hydrophone
 from pam_daemon.stages import Supervisor
@@ -116,7 +116,7 @@ def _replay_one(station: Station, recording: Recording, speed: float | None, pro
     progress.done_s, progress.stream = progress.heard_s, None
 
 
-Heard = tuple[DeviceChoice, Hydrophone]
+Heard = tuple[DeviceChoice, Source]
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def hydrophones(
 
 
 def run(station: Station, devices: Sequence[Heard], config: Config, load: Callable[[], Config]) -> None:
-    """Listen to devices until SIGTERM or SIGINT; what was captured until then is analysed.
+    """Listen to devices, or to what plays in their place, until SIGTERM or SIGINT; what was captured is analysed.
 
     A device that is lost is opened again, as often as it takes. SIGHUP reads the configuration again, with `load`.
 
@@ -146,20 +146,19 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
     port = config.metrics.port
     scraped = nullcontext() if port is None else metrics.serve(port, station.status)
     with _signals(station.crew.stop, hangup), scraped:
-        control = Control(socket_path(station.name), station.state)
+        control = Control(socket_path(station.address), station.state)
         fillers: list[tuple[str, Callable[[], None]]] = []
         streams: list[Stream] = []
-        for choice, hydrophone in devices:
+        for choice, source in devices:
             prefix = f"{_device_name(choice)}-" if len(devices) > 1 else ""
-            room_s = config.capture.ring_s + _BURST_S + _PIPE_SAMPLES / hydrophone.channels / hydrophone.sample_rate_hz
+            room_s = config.capture.ring_s + _BURST_S + _PIPE_SAMPLES / source.channels / source.sample_rate_hz
             own = [
-                station.add_stream(f"{prefix}ch{channel}", hydrophone, room_s, wait=False)
-                for channel in choice.channels
+                station.add_stream(f"{prefix}ch{channel}", source, room_s, wait=False) for channel in choice.channels
             ]
             rows = [channel - 1 for channel in choice.channels]
             stage = f"capture {choice.device}"
             work: Callable[[], None] = partial(
-                fill, hydrophone.blocks(), own, rows, station.clock, station.stages.add(stage)
+                fill, source.blocks(), own, rows, station.clock, station.stages.add(stage)
             )
             fillers.append((stage, work))
             streams += own
@@ -183,7 +182,7 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
 def _bridges(station: Station, config: Config) -> Iterator[Bridges]:
     """The station's bridges; they end when nothing more is journalled."""
     feed = Feed(station.open_journal, station.appended, station.tell, station.clock)
-    bridges = Bridges(station.name, feed, station.crew.start)
+    bridges = Bridges(station.address, feed, station.crew.start)
     bridges.prepare(config.bridges)()
     station.bridges = bridges.status
     try:
@@ -269,13 +268,14 @@ def _device_name(choice: DeviceChoice) -> str:
 
 def log_record(wire: Wire, new: bool) -> None:
     """What `run` logs of each record; the journal has the rest."""
-    fields = {"id": wire["id"], "stream": wire["stream"], "seq": wire["seq"]}
+    fields = {key: wire[key] for key in ("id", "stream", "seq", "mode")}
     match wire["kind"]:
         case "detection":
             log.info("detection", label=wire["label"], score=round(wire["score"], 3), peak=wire["peak_utc"], **fields)
         case "alert":
-            shown = {key: wire[key] for key in ("rule", "level", "label", "count", "expires_utc", "coverage", "flood")}
-            log.warning(f"alert {wire['state']}", **shown, **fields)
+            shown = {key: wire[key] for key in ("rule", "label", "count", "expires_utc", "coverage", "flood")}
+            # `level` is the log's own word, for how bad it is.
+            log.warning(f"alert {wire['state']}", alert_level=wire["level"], **shown, **fields)
         case "gap":
             log.warning("gap", term=wire["term"], reason=wire["reason"], duration_s=wire["duration_s"], **fields)
         case "event":

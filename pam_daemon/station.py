@@ -22,7 +22,7 @@ from pam_daemon.alerts.tally import Rule
 from pam_daemon.chores import Chore
 from pam_daemon.clock import Clock, rfc3339
 from pam_daemon.config import Config, ModelChoice
-from pam_daemon.control import state
+from pam_daemon.control import address, state
 from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError
 from pam_daemon.held import RETRY_EVERY_S, Held
@@ -177,6 +177,7 @@ class Station:
         self.clock = setup.clock
         self.provider = setup.model.provider
         self.name = setup.analysis.station
+        self.address = address(self.name, setup.analysis.mode)
         self.streams: Sequence[Stream] = ()
         self.appended = Gong()  # rung at every commit
         self.bridges: Callable[[], dict[str, BridgeStatus]] = dict
@@ -231,7 +232,7 @@ class Station:
             if self.publisher.exposed:
                 text = f"{self.publisher.endpoint} answers everybody who reaches it, unencrypted"
                 log.warning("insecure", text=text)
-                if self._setup.analysis.mode == "live":
+                if self._setup.analysis.mode != "replay":
                     self.tell(Event("insecure", "warning", text, {"endpoint": self.publisher.endpoint}))
         return self
 
@@ -267,6 +268,8 @@ class Station:
         try:
             self._lookout.begin(streams, self._journal, self._places)
             self._worker.run(streams, [*chores, Chore(RETRY_EVERY_S, self._write_held)])
+            if self._setup.analysis.mode == "drill":
+                self._hand_on(self._lookout.close())
             self.report_effort()
             self._write_held(now=True)
             self._hand_on(self._take_told())
@@ -413,6 +416,7 @@ class Station:
             dropped_records=self._held.dropped,
             disk_free_bytes=None if self._journal_path is None else _free_bytes(self._journal_path.parent),
             bridges=self.bridges(),
+            alerts=self._lookout.standing(),
         )
         analysis = self._setup.analysis
         now = rfc3339(self._setup.clock.utc_ns())

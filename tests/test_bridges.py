@@ -375,6 +375,7 @@ def test_the_alarm_sentence_is_pamguards() -> None:
     """Fields, their forms and the checksum as PAMGuard writes them, reckoned by hand."""
     alert: Wire = {
         "kind": "alert",
+        "mode": "live",
         "station": "reef",
         "rule": "tally-15min",
         "level": "detected",
@@ -388,6 +389,7 @@ def test_the_alarm_sentence_is_pamguards() -> None:
     assert ",0,3.0,0*" in sentence(alert | {"state": "cleared"})
     assert ",0,3.0,0*" in sentence(alert | {"state": "lapsed"})
     assert ",20090329,170511," in sentence(alert | {"last_utc": None})
+    assert sentence(alert | {"mode": "drill"}).startswith("$PGALM,DRILL reef-tally-15min,20090329,")
     wire = detection(1, label="up*call, $x", score=0.96).wire()
     assert sentence(wire).startswith("$PGALM,pamd-up_call_ _x,20090329,171501,1,1.0,0*")
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pam_daemon.errors import ConfigError, RecordError
 from pam_daemon.records import Wire
@@ -191,7 +191,7 @@ def _console() -> Console:
 
 
 def _table(first: str, *rest: str) -> Table:
-    table = Table(first, box=None, header_style="bold")
+    table = Table(Column(first, overflow="fold"), box=None, header_style="bold")
     for name in rest:
         table.add_column(name, justify="right", no_wrap=True)
     return table
