@@ -499,12 +499,14 @@ def evaluate(
     """Say how good MODEL (the shipped one) is: on labelled clips, or on recordings as a replay hears them."""
     from pam_daemon.station import set_up
     from pam_daemon.tools import console
-    from pam_daemon.tools.evaluate import clips as clip_files
     from pam_daemon.tools.evaluate import curve, report
+    from pam_daemon.tools.evaluate.clips import find_clips, load
     from pam_daemon.tools.evaluate.recordings import Sea, read_marks
 
     if (clips is None) == (not recordings):
         raise click.UsageError("give either --clips or --recordings")
+    if clips is None and split is not None:
+        raise click.UsageError("--split is of --clips")
     config = _load(config_path, settings, model, None, None, threshold, None, False)
     setup = set_up(
         msgspec.structs.replace(config, alerts=()), "replay", SystemClock(), threshold=threshold, hop_s=hop_s, spin=True
@@ -516,8 +518,8 @@ def evaluate(
     subject = report.Subject(setup.analysis, setup.analysis.labels[chosen], data)
     with console.interruptible(), console.progress() as progress:
         if clips is not None:
-            found = clip_files.find_clips(clips, split, marked or (subject.label,))
-            loaded = clip_files.load(found, setup.model, progress("reading"))
+            found = find_clips(clips, split, marked or (subject.label,))
+            loaded = load(found, setup.model, progress("reading"))
             scores = loaded.scores(setup.model, chosen, config.model.batch, progress("scoring"))
             wire, rows = report.clips_wire(subject, loaded, scores), report.clip_rows(loaded, scores)
         else:

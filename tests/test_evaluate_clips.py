@@ -219,6 +219,7 @@ def test_bad_input_is_one_line(clips: Path, toy: Path, make: Any, named: str) ->
 def test_clips_or_recordings_not_both_and_not_neither(clips: Path, toy: Path) -> None:
     for options in ([], ["--clips", clips, "--recordings", clips]):
         assert "either --clips or --recordings" in pamd("evaluate", toy, *options, code=2)[1][-1]
+    assert "--split" in pamd("evaluate", toy, "--recordings", clips, "--split", "select", code=2)[1][-1]
 
 
 def test_an_interruption_is_one_line_and_leaves_no_file(clips: Path, toy: Path, tmp_path: Path) -> None:

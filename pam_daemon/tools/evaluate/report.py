@@ -36,14 +36,14 @@ class Subject:
 
     analysis: Analysis
     label: str
-    data: str
+    data: str  # as the command names it
 
     def wire(self) -> Wire:
         analysis = self.analysis
         return {
             "model": {"name": analysis.model.name, "sha256": analysis.model.sha256},
             "label": self.label,
-            "data": self.data,
+            "data": os.fsencode(self.data).decode(errors="backslashreplace"),
             "threshold": analysis.threshold.score,
             "threshold_source": analysis.threshold.source,
         }
