@@ -229,6 +229,14 @@ def test_every_threshold_of_the_curve_is_there_once(sea: Path, toy: Path) -> Non
     assert [point["threshold"] for point in wire["points"]] == sorted({*THRESHOLDS, 0.5})
 
 
+def test_a_recording_shorter_than_a_window_is_said_to_be_unheard(sea: Path, toy: Path) -> None:
+    short = write(sea.parent / "short.wav", sound(1.0, []))
+    wire = figures(toy, "--recordings", sea.parent)
+    assert wire["notes"] == [f"{short}: shorter than a window: not heard"] and len(wire["recordings"]) == 1
+    write_raven(sea.parent / "short.selections.txt", [Selection(0.2, 0.8)])
+    assert "short.wav: shorter" in pamd("evaluate", toy, "--recordings", sea.parent, code=1)[1][0]
+
+
 # Bad input.
 
 

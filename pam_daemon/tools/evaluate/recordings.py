@@ -128,7 +128,14 @@ class Sea:
     def of(
         channels: Sequence[Channel], marks: Mapping[str, Sequence[Selection]], analysis: Analysis, label: int
     ) -> Sea:
-        """Marks by the recording's name; each goes to the channel that it names."""
+        """Marks by the recording's name; each goes to the channel that it names.
+
+        Raises:
+            SourceError: calls are marked where nothing was heard.
+        """
+        for name in marks.keys() - {channel.recording.name for channel in channels}:
+            if marks[name]:
+                raise SourceError(f"{name}: shorter than a window, and calls are marked in it; leave it out")
         by_channel = [
             [mark for mark in marks.get(channel.recording.name, ()) if mark.channel == channel.number]
             for channel in channels
