@@ -38,7 +38,6 @@ class Calibration:
 
     threshold: float
     false: int
-    allowed: int
     hours: float
 
     @property
@@ -84,23 +83,26 @@ def calibrate(channels: Sequence[Channel], analysis: Analysis, budget_per_hour: 
     """
     hours = sum(channel.heard_h for channel in channels)
     _check_long_enough(hours, budget_per_hour)
-    allowed = 0
-    while poisson_upper(allowed + 1) <= budget_per_hour * hours:
-        allowed += 1
-
-    def count(step: int) -> int:
-        return false_at(channels, analysis, step / STEPS)
-
-    low, high = -1, STEPS  # one that gives too many, one that does not
-    if (at_most := count(STEPS)) > allowed:
+    best = _at(1.0, channels, analysis)
+    if best.upper_per_hour > budget_per_hour:
         raise SourceError(
-            f"at most {allowed} false detections may be in these {hours:.2f} h, and even threshold 1 gives {at_most}; "
-            "allow more an hour, or use another model"
+            f"even threshold 1 gives {best.false} false detections in {hours:.2f} h, which may be "
+            f"{best.upper_per_hour:.2f}/h; allow more an hour, or use another model"
         )
+    low, high = -1, STEPS  # steps: one that gives too many, one that does not
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if count(middle) <= allowed else (middle, high)
-    return Calibration(high / STEPS, count(high), allowed, hours)
+        tried = _at(middle / STEPS, channels, analysis)
+        if tried.upper_per_hour <= budget_per_hour:
+            high, best = middle, tried
+        else:
+            low = middle
+    return best
+
+
+def _at(threshold: float, channels: Sequence[Channel], analysis: Analysis) -> Calibration:
+    hours = sum(channel.heard_h for channel in channels)
+    return Calibration(threshold, false_at(channels, analysis, threshold), hours)
 
 
 def false_at(channels: Sequence[Channel], analysis: Analysis, threshold: float) -> int:
@@ -161,7 +163,6 @@ def wire(
         "false": found.false,
         "false_per_hour": found.per_hour,
         "false_per_hour_upper": found.upper_per_hour,
-        "allowed": found.allowed,
         "before": {
             "threshold": before,
             "threshold_source": "model" if choice.threshold is None else "site",
@@ -185,7 +186,7 @@ def show(wire: Wire, place: Path | None) -> None:
     console.print(f"before: threshold {before['threshold']:g}, the {before['threshold_source']}'s: {seen}")
     console.print(
         f"now: threshold {wire['threshold']:g}: {wire['false']} false, {wire['false_per_hour']:.2f}/h, and with 95 % "
-        f"confidence no more than {wire['false_per_hour_upper']:.2f}/h (at most {wire['allowed']} were allowed)"
+        f"confidence no more than {wire['false_per_hour_upper']:.2f}/h"
     )
     if place is not None:
         console.print(f"written into {place}; a running daemon takes it on with SIGHUP")

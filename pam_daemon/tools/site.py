@@ -60,21 +60,16 @@ def _edits(text: str, root: Any, section: str, values: Mapping[str, float | str]
     if own is None and root.flow_style:
         return [_inserted(root, [f"{section}: {{{', '.join(lines)}}}"], newline)]
     if own is None:
-        return [
-            (
-                root.end_mark.index,
-                root.end_mark.index,
-                _block(section, lines, newline, after=text[: root.end_mark.index]),
-            )
-        ]
+        end = root.end_mark.index
+        return [(end, end, _block(section, lines, newline, after=text[:end]))]
     if not isinstance(own, yaml.MappingNode):  # `model:` or `model: null`
         block = newline + newline.join(_INDENT + line for line in lines)
         return [(own.start_mark.index, own.end_mark.index, f" {{{', '.join(lines)}}}" if root.flow_style else block)]
-    there = {key.value: value.start_mark.index for key, value in _pairs(own)}
+    there = {key.value: (value.start_mark.index, value.end_mark.index) for key, value in _pairs(own)}
     edits = [
-        (value.start_mark.index, value.end_mark.index, " " * (value.start_mark == value.end_mark) + written[key.value])
-        for key, value in _pairs(own)
-        if key.value in written
+        (begin, end, written[key] if begin < end else f" {written[key]}")  # `threshold:` has none yet
+        for key, (begin, end) in there.items()
+        if key in written
     ]
     missing = [line for key, line in zip(written, lines, strict=True) if key not in there]
     return [*edits, _inserted(own, missing, newline)] if missing else edits
@@ -102,4 +97,4 @@ def _block(section: str, lines: list[str], newline: str, after: str) -> str:
 
 def _written(value: float | str) -> str:
     """A number bare, text in quotes: digits of a digest may look like a number."""
-    return f'"{value}"' if isinstance(value, str) else f"{value:g}"
+    return f'"{value}"' if isinstance(value, str) else repr(value)
