@@ -502,6 +502,7 @@ def evaluate(
     from pam_daemon.tools.evaluate import curve, report
     from pam_daemon.tools.evaluate.clips import find_clips, load
     from pam_daemon.tools.evaluate.recordings import Sea, read_marks
+    from pam_daemon.tools.files import check_directory
 
     if (clips is None) == (not recordings):
         raise click.UsageError("give either --clips or --recordings")
@@ -513,7 +514,7 @@ def evaluate(
     )
     chosen = report.chosen_label(setup.analysis.labels, label)
     if output is not None:
-        report.check_directory(output)
+        check_directory(output)
     data = " ".join(recordings) if clips is None else f"{clips} {split or ''}".rstrip()
     subject = report.Subject(setup.analysis, setup.analysis.labels[chosen], data)
     with console.interruptible(), console.progress() as progress:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from pam_daemon.errors import ConfigError, RecordError
-from pam_daemon.tools.evaluate.report import replace_file
+from pam_daemon.tools.files import replace_file
 
 _INDENT = "  "
 Edit = tuple[int, int, str]  # what stands from one character to another becomes this text

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from pam_daemon.errors import ConfigError, RecordError
+from pam_daemon.errors import ConfigError
 from pam_daemon.records import Wire
 from pam_daemon.ring import FloatArray
 from pam_daemon.sources.file import Recording
@@ -25,6 +25,7 @@ from pam_daemon.tools.evaluate.clips import Clips
 from pam_daemon.tools.evaluate.figures import Interval
 from pam_daemon.tools.evaluate.matching import Matching
 from pam_daemon.tools.evaluate.recordings import Channel, Point, Sea, notes, point, table_of_points
+from pam_daemon.tools.files import replace_file
 
 FIGURES, SCORES, PICTURE = "figures.json", "scores.csv", "curve.png"
 _WIDTH = 140  # of tables where no terminal says how wide it is: nothing is cut off
@@ -226,20 +227,6 @@ def window_rows(sea: Sea) -> Iterator[tuple[Any, ...]]:
                 yield channel.recording.name, channel.number, number, centre_s, f"{scores[sea.label]:.6f}"
 
 
-def check_directory(directory: Path) -> None:
-    """Make the directory for the files, better before the work than after it.
-
-    Raises:
-        RecordError: it cannot be made, or written to.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"{directory}: cannot be made ({error.strerror}); choose another place") from error
-    if not os.access(directory, os.W_OK):
-        raise RecordError(f"{directory}: cannot be written; choose another place")
-
-
 def write_files(directory: Path, wire: Wire, rows: Iterator[tuple[Any, ...]]) -> None:
     """The figures as JSON and the scores as CSV.
 
@@ -250,24 +237,3 @@ def write_files(directory: Path, wire: Wire, rows: Iterator[tuple[Any, ...]]) ->
     csv.writer(text, lineterminator="\n").writerows(rows)
     replace_file(directory / SCORES, text.getvalue().encode("utf-8", "surrogateescape"))
     replace_file(directory / FIGURES, msgspec.json.format(msgspec.json.encode(wire), indent=2) + b"\n")
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Written under a temporary name, then renamed.
-
-    Raises:
-        RecordError: it cannot be written; what was there before still is.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            part.chmod(path.stat().st_mode & 0o7777)
-        part.replace(path)
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
-    finally:
-        part.unlink(missing_ok=True)
