@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,19 @@ def load(folder: Path, config: TrainConfig, seed: int, progress: Callable[[int, 
     )
     _check(split, config, folder)
     return split
+
+
+def with_validation(split: Split) -> Split:
+    """The split whose train part holds the validation clips too, for `training.train_validation_data`."""
+    one, other = split.train, split.select
+    both = Clips(
+        one.names + other.names,
+        np.concatenate([one.audio, other.audio]),
+        np.concatenate([one.labels, other.labels]),
+        one.hashes + other.hashes,
+    )
+    note = "the validation clips are trained on (train_validation_data): figures on them promise too much"
+    return replace(split, train=both, notes=[*split.notes, note])
 
 
 def _rows(folder: Path, config: TrainConfig) -> list[Row]:
