@@ -103,7 +103,10 @@ def threshold_at(labels: Audio, scores: Audio, rate: float) -> float:
     without = np.sort(scores[labels == 0])
     allowed = int(rate * len(without))  # windows that may reach it
     highest = float(without[-1 - allowed]) if allowed < len(without) else 0.0
-    return min(1.0, (int(highest * 1000) + 1) / 1000)
+    steps = int(highest * 1000) + 1
+    if np.float32(steps / 1000) <= highest:  # scores are float32: the threshold is, beside them
+        steps += 1
+    return min(1.0, steps / 1000)
 
 
 def operating_points(labels: Audio, scores: Audio, chosen: float, data: str, window_s: float) -> list[OperatingPoint]:

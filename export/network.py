@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from export.config import TrainConfig
 from export.features import LogMel
-from export.weights import NO_WEIGHTS
+from export.weights import NO_WEIGHTS, check_backbone
 from pam_daemon.errors import ConfigError
 
 # timm's names of what a feature map is pooled by; GeM, which timm lacks, takes the place of its average.
@@ -81,9 +80,7 @@ def _backbone(config: TrainConfig, weights: Path | None, log_mel: Tensor) -> nn.
     """
     architecture, size = config.architecture, tuple(log_mel.shape[2:])
     name = architecture.backbone
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), 5) or ["resnet18", "resnet50"]
-        raise ConfigError(f"architecture.backbone: timm has no {name}; try {', '.join(near)}")
+    check_backbone(name)
     known = timm.get_pretrained_cfg(name)
     options: dict[str, Any] = {"img_size": size} if known and known.fixed_input_size else {}
     if weights:

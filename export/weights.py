@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 import timm
@@ -14,6 +15,13 @@ from pam_daemon.errors import ConfigError
 NO_WEIGHTS = "none"  # the value of --weights that means training from scratch
 _FILE = "model.safetensors"
 _ANSWER_S = 5.0  # within which a server that is there has answered
+
+
+def check_backbone(name: str) -> None:
+    """Raises: ConfigError: timm has no network of this name; those with the nearest ones are told."""
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), 5) or ["resnet18", "resnet50"]
+        raise ConfigError(f"architecture.backbone: timm has no {name}; try {', '.join(near)}")
 
 
 def find_weights(config: TrainConfig, weights: str | None, console: Console) -> Path | None:
@@ -31,7 +39,8 @@ def find_weights(config: TrainConfig, weights: str | None, console: Console) -> 
     if not config.architecture.pretrained:
         return None
     name = config.architecture.backbone
-    source = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    check_backbone(name)
+    source = timm.get_pretrained_cfg(name)
     repository = source.hf_hub_id if source else None
     if repository is None:
         raise ConfigError(f"architecture.pretrained: timm has no weights of {name}; {_remedy()}")
