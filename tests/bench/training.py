@@ -34,10 +34,8 @@ def measure(bench: Bench) -> None:
         trained.append(_trained(state, clips, config, cpu, scored))
         bare.append(_bare(state, clips, config))
     trained, bare = trained[1:], bare[1:]  # warm: memory, caches, clocks
-    print(
-        f"  {CONFIGURATION.name}: {config.architecture.backbone}, batches of {config.training.batch_size}; {scored} clips,"
-    )
-    print(f"  {bench.rounds} rounds, interleaved; {torch.get_num_threads()} threads of torch;")
+    print(f"  {CONFIGURATION.name}: {config.architecture.backbone}, {scored} clips in batches of {config.training.batch_size},")
+    print(f"  {bench.rounds} rounds, interleaved, {torch.get_num_threads()} threads of torch;")
     print("  pamd train: an epoch with all augmentation and the updates of the weights and of their average;")
     print("  bare: log-mel, forward, loss and backward on batches in memory, and no more")
     print(f"  bare:         {spread(bare, 'clips/s', 1)}")
