@@ -18,12 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from export import augment, checkpoint, dataset, evaluate, ship
+from export import augment, checkpoint, dataset, evaluate, held_out, ship
 from export.config import TrainConfig
-from export.dataset import Audio, Clips, Split
+from export.dataset import Clips, Split
 from export.features import empty_bins_warning
 from export.job import History, Job, State
 from export.network import WhaleNet, find_weights
+from export.store import Audio
 from pam_daemon.errors import ConfigError
 
 _SEEDS = 2**31
@@ -49,6 +50,7 @@ def train(job: Job, console: Console) -> Path:
     weights = find_weights(config, job.weights)
     split = _load(job, seed, console)
     checkpoint.begin(job.out, job.text)
+    dataset.record(split, job.out / "split.csv")
     torch.manual_seed(seed)
     state = _start(config, weights, len(split.train), device)
     if saved:
@@ -69,7 +71,11 @@ def train(job: Job, console: Console) -> Path:
     if state.best is not None:
         network.load_state_dict(state.best)
     epoch = _best_epoch(state, config) if state.best is not None else state.epoch
-    return ship.finish(ship.Trained(network.cpu().eval(), split, config, seed, epoch), job, console)
+    path = ship.finish(ship.Trained(network.cpu().eval(), split, config, seed, epoch), job, console)
+    if split.test:
+        for label, figures in held_out.score(path, split.test).items():
+            console.print(f"test, {label}: {', '.join(f'{k} {v}' for k, v in figures.items())}", highlight=False)
+    return path
 
 
 class _Step:
@@ -249,6 +255,8 @@ def _load(job: Job, seed: int, console: Console) -> Split:
         split = dataset.load(
             job.data, job.config, seed, lambda n, total: progress.update(task, completed=n, total=total)
         )
+    for line in split.summary:
+        console.print(line, highlight=False, soft_wrap=True)
     for note in split.notes:
         console.print(f"warning: {note}", highlight=False, soft_wrap=True)
     return split

@@ -35,8 +35,6 @@ def test_every_given_key_without_effect_is_named() -> None:
     _, _, warnings = load(HYDROGEN_TORCH)
     assert sorted(warning.split()[0] for warning in warnings) == [
         "audio.audio_parameters",
-        "dataset.data_folder",
-        "dataset.train_dataframe",
         "environment.number_of_workers",
         "logging.neptune_project",
         "logging.number_of_audios",
@@ -64,7 +62,10 @@ def test_a_file_without_such_keys_warns_of_none() -> None:
         ("training.optimizer=Lion", r"training\.optimizer: .*'Lion' cannot be honoured; use one of: AdamW"),
         ("prediction.metric=F1", r"prediction\.metric: .*use one of: ROC_AUC"),
         ("dataset.data_sample_choice=[Test]", r"dataset\.data_sample_choice.*use one of: Train, Validation"),
-        ("dataset.test_dataframe=test.csv", r"dataset\.test_dataframe: test\.csv cannot be honoured"),
+        (
+            "dataset.unlabeled_dataframe=u.csv",
+            r"dataset\.unlabeled_dataframe: u\.csv cannot be honoured; clips without",
+        ),
         ("training.train_validation_data=true", r"training\.train_validation_data: True cannot be honoured"),
         ("training.epochs=0", r"training\.epochs: Expected `int` >= 1"),
         ("training.epochs=many", r"training\.epochs: Expected `int`, got `str`"),

@@ -143,7 +143,7 @@ def tables(directory: Path) -> Iterator[Reader]:
 @contextmanager
 def clips(directory: Path) -> Iterator[Reader]:
     """The table of labelled clips."""
-    from export.dataset import read_table  # a second's worth of imports that the others do not need
+    from export.table import read_table
 
     path = directory / "train.csv"
 
@@ -157,7 +157,7 @@ def clips(directory: Path) -> Iterator[Reader]:
 @contextmanager
 def clip(directory: Path) -> Iterator[Reader]:
     """Suffix and content of a labelled clip."""
-    from export.dataset import read_clip
+    from export.sound import read_clip
 
     def read(case: Case) -> None:
         path = directory / f"clip{case[0].decode()}"
