@@ -128,8 +128,9 @@ def _compare(clips: Clips, notes: list[str]) -> None:
         raise ConfigError(f"all {len(clips)} clips hold the same audio ({clips.names[0]}, ...); give other --data")
     said: dict[str, set[bytes]] = {}
     for digest, labels in zip(clips.hashes, clips.labels, strict=True):
-        said.setdefault(digest, set()).add(labels.tobytes())
-    contradicted = sum(len(said[digest]) > 1 for digest in clips.hashes)
+        if not np.isnan(labels).any():
+            said.setdefault(digest, set()).add(labels.tobytes())
+    contradicted = sum(len(said.get(digest, ())) > 1 for digest in clips.hashes)
     if contradicted:
         notes.append(f"{contradicted} clips have the same audio as others with other labels")
 

@@ -1,4 +1,4 @@
-"""What `dataset.test_dataframe` or `data_folder_test` is for: the finished model, scored on clips that chose nothing."""
+"""The finished model on the clips of `dataset.test_dataframe` or `data_folder_test`, which have chosen nothing."""
 
 from __future__ import annotations
 

@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from clips import HYDROGEN_TORCH, NARW, small_clips
+import numpy as np
+import soundfile
+from clips import FAST, HYDROGEN_TORCH, NARW, read_rows, small_clips, write_table
+
+from pam_daemon.tools.simulate import ambient_noise, simulate
+from pam_daemon.tools.sounds import upcall
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; "
 PAMD = "from pam_daemon.cli import main; main()"
@@ -46,3 +51,41 @@ def test_the_hydrogen_torch_file_says_all_that_has_no_effect_and_asks_for_weight
     assert any("environment.mixed_precision_training has no effect: training runs on the CPU" in w for w in warnings)
     assert any("93 of 128 mel bins are empty" in line for line in warnings)
     assert error.startswith("pamd: architecture.pretrained: no weights of resnet26")
+
+
+def clips(folder: Path, table: str, count: int, seed: int) -> None:
+    """A data frame of simulated clips in sound/, every second one with a call."""
+    (folder / "sound").mkdir(exist_ok=True)
+    random = np.random.default_rng(seed)
+    for i in range(count):
+        samples = 0.05 * ambient_noise(4000, 2000, random)
+        if i % 2:
+            call = upcall(random, 2000, 1.0).samples
+            samples[1000 : 1000 + len(call)] += 0.3 * call
+        soundfile.write(folder / "sound" / f"{seed}-{i}.wav", samples, 2000)
+    write_table(folder / table, [{"clip_name": f"{seed}-{i}.wav", "label": str(i % 2)} for i in range(count)])
+
+
+def test_the_tables_of_the_configuration_and_folders_of_the_command_line_train_a_model(tmp_path: Path) -> None:
+    """Both ways to name data: what was understood is said, the split is kept, the test clips are scored at the end."""
+    for number, name in enumerate(("train", "validation", "test")):
+        clips(tmp_path, f"{name}.csv", 16, number)
+    (tmp_path / "sea").mkdir()
+    simulate(tmp_path / "sea" / "sea.aiff", minutes=1, calls=3, seed=1)
+    frames = [f"dataset.{n}_dataframe={tmp_path / n}.csv" for n in ("train", "validation", "test")]
+    settings = [*FAST, "training.epochs=1", "environment.gpus=[]", *frames, f"dataset.data_folder={tmp_path / 'sound'}"]
+    settings += ["dataset.validation_strategy=custom", "environment.mixed_precision_training=false"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    start = ("train", "--config", HYDROGEN_TORCH, "--weights", "none", *options, "--out")
+    done = pamd(*start, tmp_path / "frames")
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path}: 16 clips of train.csv: train 16 (8 label)" in done.stderr
+    assert f"{tmp_path}: 16 clips of test.csv: test 16 (8 label)" in done.stderr
+    assert "test, label: positive 8, negative 8, roc_auc" in done.stderr
+    rows = read_rows(tmp_path / "frames" / "split.csv")
+    assert [sum(row["split"] == part for row in rows) for part in ("train", "select", "test")] == [16, 16, 16]
+    assert len(read_rows(tmp_path / "frames" / "test.csv")) == 16
+    done = pamd(*start, tmp_path / "folders", "--data", tmp_path / "sea", "--data", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warning: dataset.train_dataframe has no effect: --data gives the table" in done.stderr
+    assert "1 recordings with 3 marks (upcall is label), 0 without: train" in done.stderr

@@ -64,7 +64,7 @@ def test_a_file_without_such_keys_warns_of_none() -> None:
         ("dataset.data_sample_choice=[Test]", r"dataset\.data_sample_choice.*use one of: Train, Validation"),
         (
             "dataset.unlabeled_dataframe=u.csv",
-            r"dataset\.unlabeled_dataframe: u\.csv cannot be honoured; clips without",
+            r"dataset\.unlabeled_dataframe: u\.csv cannot be honoured; clips",
         ),
         ("training.train_validation_data=true", r"training\.train_validation_data: True cannot be honoured"),
         ("training.epochs=0", r"training\.epochs: Expected `int` >= 1"),

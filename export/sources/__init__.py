@@ -62,6 +62,8 @@ def recognise(folder: Path, config: TrainConfig, part: str = "") -> Source:
     on_top, below = sounds_in(folder), sounds_in(folder, below=True)
     if not below:
         raise SourceError(f"{folder}: holds neither {challenge.TABLE} nor sound files; give another --data")
+    if all(path.relative_to(folder).parts[0] == challenge.AUDIO_FOLDER for path in below):
+        raise SourceError(f"{folder}: holds {challenge.AUDIO_FOLDER}/ and no {challenge.TABLE}; restore the table")
     tables = recordings.find_tables(folder)
     if on_top and len(below) > len(on_top) and not tables:
         raise SourceError(f"{folder}: holds sound files and folders of them; give each by a --data of its own")
