@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from export.config import TrainConfig
 from export.sources import Cut, Source
@@ -112,7 +112,8 @@ def folds(
         )
     if np.bincount(kinds).max() < count:
         raise ConfigError(f"dataset.validation_size: {count} folds need as many clips of one kind; add clips")
-    divider = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    alone = len(np.unique(groups)) == len(groups)  # then the groups need no minutes of thought
+    divider = (StratifiedKFold if alone else StratifiedGroupKFold)(count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that a kind is rarer than the folds: what follows is checked
         divided = list(divider.split(kinds, kinds, groups))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,10 +161,14 @@ def spans(marks: Sequence[Mark], length_s: float, window_s: float, guard_s: floa
     all marks of which it holds half, or which fill half of it. What nobody marked is cut into abutting windows, each at
     least the guard away from any mark and apart from the windows around them.
     """
+    marks = sorted(marks, key=_begin)
+    longest_s = max((mark.end_s - mark.begin_s for mark in marks), default=0.0)
     around = {begin_s: None for mark in marks for begin_s in _around(mark, length_s, window_s)}
     found: list[Span] = []
     for begin_s in around:
-        held = [mark for mark in marks if _holds(begin_s, mark, window_s)]
+        first = bisect_left(marks, begin_s - longest_s, key=_begin)
+        last = bisect_right(marks, begin_s + window_s, key=_begin)
+        held = [mark for mark in marks[first:last] if _holds(begin_s, mark, window_s)]
         union = _union([mark.labels for mark in held if mark.labels], labels)
         if any(union) or all(mark.labels for mark in held):
             found.append(Span(begin_s, union, unmarked=False))
@@ -175,6 +180,10 @@ def spans(marks: Sequence[Mark], length_s: float, window_s: float, guard_s: floa
         found += [Span(free_s + i * window_s, (0.0,) * labels, unmarked=True) for i in range(count)]
         free_s = max(free_s, end_s)
     return sorted(found, key=lambda span: span.begin_s)
+
+
+def _begin(mark: Mark) -> float:
+    return mark.begin_s
 
 
 def _around(mark: Mark, length_s: float, window_s: float) -> list[float]:

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import soundfile
 import zmq
 from fakes import event, toy_model
 from fuzz.child import MEMORY_BYTES, Case
@@ -150,6 +152,21 @@ def clips(directory: Path) -> Iterator[Reader]:
     def read(case: Case) -> None:
         path.write_bytes(case[0])
         read_table(path, ["clip_name", "label"])
+
+    yield read
+
+
+@contextmanager
+def marks(directory: Path) -> Iterator[Reader]:
+    """The selection table of a recording that is trained on."""
+    from export.config import TrainConfig
+    from export.sources import recognise
+
+    soundfile.write(directory / "night.wav", np.zeros(60_000), 2000)
+
+    def read(case: Case) -> None:
+        (directory / "night.selections.txt").write_bytes(case[0])
+        recognise(directory, TrainConfig())
 
     yield read
 
@@ -360,5 +377,6 @@ TARGETS: dict[str, Target] = {
     "training": training,
     "clips": clips,
     "clip": clip,
+    "marks": marks,
     "traps": traps,
 }
