@@ -16,9 +16,10 @@ import msgspec
 import structlog
 
 from pam_daemon.clock import SystemClock
-from pam_daemon.config import DEFAULT_ENDPOINT, Config, Device, Provider, commented_yaml, load_config
+from pam_daemon.config import DEFAULT_ENDPOINT, Config, Device, Provider
 from pam_daemon.errors import ConfigError, PamdError, SourceError
 from pam_daemon.records import Kind, Mode
+from pam_daemon.settings import commented_yaml, load_config
 
 PATH = click.Path(path_type=Path)
 DEAF_CODE = 4  # of `listen --fail-when-deaf`
@@ -156,6 +157,11 @@ def replay(
 @cli.command()
 @device_options
 @station_options
+@click.option(
+    "--drill",
+    metavar="FILE|simulated",
+    help="Play this in place of the devices, with everything marked `drill` and a journal of its own.",
+)
 def run(
     devices: tuple[str, ...],
     channels: str,
@@ -170,6 +176,7 @@ def run(
     insecure: bool,
     journal: Path | None,
     record: Path | None,
+    drill: str | None,
 ) -> None:
     """Listen to hydrophones until SIGTERM or SIGINT."""
     from pam_daemon.daemon import hydrophones, journal_path, log_record
@@ -179,6 +186,11 @@ def run(
     load = partial(_load, config_path, settings, model, station, endpoint, threshold, keys, insecure, record)
     config = load()
     choices = _devices(devices, channels, config)
+    if drill is not None:
+        from pam_daemon.drill import rehearse
+
+        rehearse(drill, choices, load, journal_path(config, journal), threshold=threshold, hop_s=hop_s)
+        return
     if not choices:
         raise ConfigError("no device: give --device, or devices in the configuration; `pamd devices` lists them")
     clock, stop = SystemClock(), threading.Event()
@@ -265,13 +277,14 @@ def model(file: Path | None, provider: Provider) -> None:
 
 @cli.command()
 @click.option("--station", default="pamd", show_default=True, help="Which, where several run on this machine.")
+@click.option("--drill", is_flag=True, help="Ask its drill.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
-def status(station: str, as_json: bool) -> None:
+def status(station: str, drill: bool, as_json: bool) -> None:
     """Ask a running daemon how it is."""
     from pam_daemon.control import ask, running_socket_path
     from pam_daemon.tools.console import print_json, state_lines
 
-    answer = ask(running_socket_path(station))
+    answer = ask(running_socket_path(station, "drill" if drill else "live"))
     if as_json:
         print_json(answer)
     else:
@@ -283,7 +296,12 @@ def status(station: str, as_json: bool) -> None:
 @click.argument("endpoint", default=DEFAULT_ENDPOINT)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, as where stdout is a pipe.")
 @click.option("--state", type=PATH, help="Keep the place in this file: a restart carries on, and nothing is left out.")
-@click.option("--from", "begin", type=click.Choice(["now", "beginning"]), help="Of a log that --state does not know.")
+@click.option(
+    "--from",
+    "begin",
+    type=click.Choice(["now", "beginning"]),
+    help="Where the first start begins: now, but with --state and no --exec at the beginning.",
+)
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(get_args(Kind)), help="These alone; may be repeated.")
 @click.option("--station", "stations", multiple=True, help="These alone; may be repeated.")
 @click.option("--label", "labels", multiple=True, help="Detections and alerts of this label; may be repeated.")
@@ -321,7 +339,7 @@ def listen(
     clock = SystemClock()
     hand_on = printed(as_json=as_json or not sys.stdout.isatty())
     if command is not None:
-        kinds, modes = kinds or ("alert",), modes or ("live",)
+        kinds, modes, begin = kinds or ("alert",), modes or ("live",), begin or "now"
         hand_on = Command(command, exec_timeout).run
     with Subscriber(
         endpoint,

@@ -31,6 +31,7 @@ _FROM_VERSION_1 = """
 alter table meta add column reserved integer not null default 0;
 update meta set reserved = (select coalesce(max(seq), 0) from record);
 """
+_CACHE_KB = 256  # of pages, a connection: the system caches the file, and memory is full-grown within the hour
 _DISK_REFUSES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 
 
@@ -109,6 +110,7 @@ class Database:
                 self._refuse_others(db)  # before anything is written to what may be somebody's database
                 db.execute("pragma journal_mode = wal")
             db.execute("pragma synchronous = full")
+            db.execute(f"pragma cache_size = -{_CACHE_KB}")
             if first:
                 self._prepare(db)
             elif db.execute("select log from meta").fetchone() != (self._held.log,):

@@ -186,6 +186,18 @@ class BridgeStatus(msgspec.Struct, frozen=True):
     refused: int  # records that it would not take, since the start
 
 
+class AlertStatus(msgspec.Struct, frozen=True):
+    """An alert that stands: for who comes too late for its records."""
+
+    alert: str  # the id of its `raised` record
+    rule: str
+    label: str
+    level: Level
+    first_utc: str | None
+    last_utc: str | None
+    expires_utc: str | None
+
+
 class Status(msgspec.Struct, frozen=True):
     """The heartbeat; not journalled."""
 
@@ -203,6 +215,7 @@ class Status(msgspec.Struct, frozen=True):
     dropped_records: int
     disk_free_bytes: int | None
     bridges: dict[str, BridgeStatus] = {}
+    alerts: tuple[AlertStatus, ...] = ()
 
 
 Body = Detection | Alert | Gap | Effort | Event | Status

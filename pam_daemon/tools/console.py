@@ -138,7 +138,8 @@ def state_lines(state: Wire) -> list[str]:
 
 def _state_lines(state: Wire) -> Iterator[str]:
     status, last = state["status"], state["last_detection"]
-    yield f"{status['station']}: pamd {status['version']}, listening since {status['started_utc'][:19]}Z"
+    since = f"pamd {status['version']}, listening since {status['started_utc'][:19]}Z"
+    yield f"{_drill(status)}{status['station']}: {since}"
     yield f"model {status['model']['name']} on {status['provider']}"
     for name, stream in status["streams"].items():
         level = "digital silence" if stream["level_dbfs"] is None else f"{stream['level_dbfs']:.1f} dBFS"
@@ -150,6 +151,9 @@ def _state_lines(state: Wire) -> Iterator[str]:
             lost_s = recorder["lost_samples"] / stream["sample_rate_hz"]
             kept = f"{recorder['files']:,} files, {recorder['bytes'] / 1e9:.1f} GB, {recorder['clips']:,} clips"
             yield f"{name}: recorded {kept}; lost {lost_s:.1f} s, {recorder['clips_lost']} clips"
+    for alert in status["alerts"]:
+        what = f"{alert['level']} {alert['label']}, last at {alert['last_utc'][:19]}Z"
+        yield f"{_drill(status)}ALERT {alert['rule']}: {what}, stands until {alert['expires_utc'][:19]}Z"
     for name, bridge in status["bridges"].items():
         state_of = f"{bridge['error']}, since {bridge['down_since_utc'][:19]}Z" if bridge["error"] else "well"
         yield f"bridge {name}: {state_of}; {bridge['behind']} records wait, {bridge['refused']} refused"
@@ -224,12 +228,15 @@ def print_json(wire: Wire) -> None:
 
 def readable(wire: Wire) -> str:
     """A record in one line; as JSON where it is not as this pamd knows it."""
-    drill = "DRILL " if wire.get("mode") == "drill" else ""
     try:
-        head = f"{wire['time_utc'][:19]}Z {drill}{wire['station']}/{wire['stream']} {wire['kind']}"
+        head = f"{wire['time_utc'][:19]}Z {_drill(wire)}{wire['station']}/{wire['stream']} {wire['kind']}"
         return f"{head} {_said(wire)}".rstrip()
     except _UNFAMILIAR:
         return msgspec.json.encode(wire).decode()
+
+
+def _drill(wire: Wire) -> str:
+    return "DRILL " if wire.get("mode") == "drill" else ""
 
 
 def _said(wire: Wire) -> str:

@@ -26,13 +26,14 @@ from test_publish import House, heartbeat
 
 from export import config as train_config
 from pam_daemon.clock import SystemClock
-from pam_daemon.config import Config, load_config
+from pam_daemon.config import Config
 from pam_daemon.control import ask
 from pam_daemon.daemon import replay
 from pam_daemon.errors import PamdError
 from pam_daemon.journal import Journal
 from pam_daemon.model import Model
 from pam_daemon.records import Wire
+from pam_daemon.settings import load_config
 from pam_daemon.sources.child import split
 from pam_daemon.sources.file import find_files, recordings
 from pam_daemon.sources.filenames import start_of
