@@ -17,7 +17,7 @@ from export import noise, sources, splits, store
 from export.checkpoint import replacing
 from export.config import TrainConfig
 from export.sound import cut, fit, read_clip
-from export.sources import Cut, Source
+from export.sources import Source
 from export.store import Audio
 from export.table import Row
 from pam_daemon.errors import ConfigError
@@ -77,7 +77,7 @@ def load(data: Sequence[Path], config: TrainConfig, seed: int, progress: Callabl
     if config.augmentation.noise_probability:
         noise.recordings(config)  # what is wrong with them is said before the training
     plan = splits.assign(found, config, seed)
-    clips = _read([cut for source in found for cut in source.cuts], config, notes, progress)
+    clips = _read(found, config, notes, progress)
     _compare(clips, notes)
     parts = _sample(splits.settle(plan, clips.hashes, notes), config, seed)
     by_part = {part: np.flatnonzero(parts == part) for part in splits.PARTS}
@@ -98,13 +98,19 @@ def load(data: Sequence[Path], config: TrainConfig, seed: int, progress: Callabl
     )
 
 
-def _read(cuts: Sequence[Cut], config: TrainConfig, notes: list[str], progress: Callable[[int, int], None]) -> Clips:
+def _read(
+    found: Sequence[Source], config: TrainConfig, notes: list[str], progress: Callable[[int, int], None]
+) -> Clips:
+    """All cuts in their order; a file is read once for those of one source that follow each other."""
     window, rate_hz = config.window_samples, config.audio.sample_rate
+    cuts = [c for source in found for c in source.cuts]
+    files = [
+        (file, list(own)) for source in found for file, own in groupby(source.cuts, key=lambda c: (c.path, c.channel))
+    ]
     audio = store.empty(len(cuts), window)
     hashes = []
     fitted = i = 0
-    for (path, channel), group in groupby(cuts, key=lambda c: (c.path, c.channel)):
-        own = list(group)
+    for (path, channel), own in files:
         begins = [c.begin for c in own if c.begin is not None]
         if begins:
             windows = cut(path, channel, begins, rate_hz, window)
