@@ -62,7 +62,11 @@ def train(
     except KeyboardInterrupt:
         console.print(f"stopped; carry on with `{command} --resume`", highlight=False, soft_wrap=True)
         ctx.exit(130)
-    console.print(f"{model}: see it with `pamd model {model}`", highlight=False, soft_wrap=True)
+    if model:
+        text = f"{model}: see it with `pamd model {model}`"
+    else:
+        text = f"{out}: no model file, as training.build_scoring_pipelines is false; --resume with true makes it"
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def _command(config: Path, data: tuple[Path, ...], out: Path, weights: str | None, overrides: tuple[str, ...]) -> str:

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -96,6 +96,19 @@ def load(data: Sequence[Path], config: TrainConfig, seed: int, progress: Callabl
         list(_summary(found, parts, config)),
         _table(found, clips, parts, config),
     )
+
+
+def with_validation(split: Split) -> Split:
+    """The split whose train part holds the validation clips too, for `training.train_validation_data`."""
+    one, other = split.train, split.select
+    both = Clips(
+        one.names + other.names,
+        store.join(one.audio, other.audio),
+        np.concatenate([one.labels, other.labels]),
+        one.hashes + other.hashes,
+    )
+    note = "the validation clips are trained on (train_validation_data): figures on them promise too much"
+    return replace(split, train=both, notes=[*split.notes, note])
 
 
 def _read(

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 
 from export.config import TrainConfig
 from export.network import WhaleNet
@@ -38,6 +39,7 @@ class State:
     average: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: GradScaler
     history: History
     best: dict[str, Tensor] | None = None  # weights of the best epoch, where that is what is wanted
 

@@ -245,8 +245,10 @@ def _figures(part: str, labels: Audio, scores: Audio, threshold: float) -> dict[
 
 
 def _notes(trained: Trained) -> list[str]:
-    warning = empty_bins_warning(trained.config)
-    return [*([warning] if warning else []), *([trained.config.dataset.note] if trained.config.dataset.note else [])]
+    config = trained.config
+    overlap = "the select clips were trained on: figures on them promise too much"
+    notes = (empty_bins_warning(config), config.dataset.note, config.training.train_validation_data and overlap)
+    return [note for note in notes if note]
 
 
 def _count(trained: Trained, ledger: Path | None) -> int:

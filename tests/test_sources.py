@@ -187,6 +187,18 @@ def test_the_data_frames_of_hydrogen_torch_are_read(tmp_path: Path) -> None:
     assert split.notes == ["3 clips left out: the same audio is on the other side of the split"]
 
 
+def test_a_test_folder_is_of_any_layout(tmp_path: Path) -> None:
+    settings = (f"dataset.data_folder_test={classes(tmp_path / 'late', each=2)}", "dataset.validation_strategy=kfold")
+    for i in range(6):
+        sound(tmp_path / "site" / "upcall" / f"{i}.wav", 30 + i, call=True)
+        sound(tmp_path / "site" / "none" / f"{i}.wav", 40 + i)
+    split = read(tmp_path / "site", settings=settings)
+    assert split.test is not None
+    assert split.test.labels.ravel().tolist() == [0, 0, 1, 1]
+    assert len(split.train) + len(split.select) == 12
+    assert split.data == "site"
+
+
 def test_a_folder_given_twice_is_on_one_side(tmp_path: Path) -> None:
     """Its longer clips too, which are read anew from their begin."""
     twice = tmp_path / "twice"

@@ -144,15 +144,6 @@ def test_the_hydrogen_torch_file_itself_runs(folder: Path, tmp_path: Path) -> No
     assert f"seed {card.training.seed};" in (tmp_path / "log").read_text()
 
 
-def test_pretrained_without_weights_names_the_option(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    config, text, _ = configuration.load(HYDROGEN_TORCH, ["architecture.backbone=resnet26"])
-    with pytest.raises(ConfigError, match=r"no weights of resnet26 on this computer; give --weights FILE.*none"):
-        train(Job(config, text, [folder], tmp_path / "run", None, False, None, ""), Console(stderr=True))
-
-
 def test_weights_from_a_file_are_the_networks_first(folder: Path, tmp_path: Path) -> None:
     import timm
 
@@ -194,7 +185,7 @@ def test_a_damaged_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
 def test_unknown_names_are_refused(folder: Path, tmp_path: Path) -> None:
     refused("timm has no resnet51; try", folder, tmp_path / "1", "architecture.backbone=resnet51")
     layers = "training.differential_learning_rate_layers=[layer9]"
-    refused("no layer begins with layer9; there are: conv1", folder, tmp_path / "2", layers)
+    refused("no layer layer9; there are: backbone, head, conv1", folder, tmp_path / "2", layers)
 
 
 def test_the_card_holds_the_whole_configuration(model: Path) -> None:

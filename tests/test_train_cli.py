@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ PAMD = "from pam_daemon.cli import main; main()"
 
 def pamd(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", before + PAMD, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_without_torch_the_help_works_and_training_names_the_remedy(tmp_path: Path) -> None:
