@@ -84,6 +84,12 @@ def test_a_group_on_the_border_of_two_blocks_goes_with_its_first_clip() -> None:
     assert np.flatnonzero(made.parts == "select").tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_files_of_the_same_name_in_two_sources_are_two() -> None:
+    one, other = sources(list(range(20)), [0] * 20), sources(list(range(20)), [0] * 20)
+    made = plan([*one, *other], "validation_strategy=blocks", "block_size=4")
+    assert np.flatnonzero(made.parts == "select").tolist() == [0, 1, 2, 3, 20, 21, 22, 23]
+
+
 def test_random_folds_hold_both_labels_as_often_as_the_whole() -> None:
     labels = [int(i % 10 == 0) for i in range(500)]
     for seed in range(5):
