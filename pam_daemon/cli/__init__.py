@@ -8,7 +8,7 @@ from importlib.metadata import entry_points, version
 import click
 import structlog
 
-from pam_daemon.cli import keys, listen, station, tools
+from pam_daemon.cli import evaluation, keys, listen, station, tools
 from pam_daemon.errors import PamdError
 
 
@@ -21,6 +21,7 @@ def cli() -> None:
 for command in (
     *(station.run, station.replay, station.doctor, station.status),
     *(listen.listen, keys.keys),
+    *(evaluation.evaluate, evaluation.calibrate),
     *(tools.devices, tools.config, tools.model, tools.simulate, tools.picture, tools.demo),
 ):
     cli.add_command(command)

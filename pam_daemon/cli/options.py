@@ -58,7 +58,10 @@ class Told:
 
 
 def told_by(*options: Decorator) -> Decorator:
-    """A decorator: the command has these options, and gets what they say as one `Told`, before its other arguments."""
+    """A decorator: the command has these options, and gets what they say as one `Told`, beside its other arguments.
+
+    Other options of the command, whose names are fields of `Told`, go there too.
+    """
 
     def decorate(command: Command) -> Command:
         @wraps(command)
@@ -70,7 +73,7 @@ def told_by(*options: Decorator) -> Decorator:
                 for name, value in keys.items()
                 if value is not None and value is not False  # a flag that is not given
             }
-            command(Told(given, **own), **values)
+            command(told=Told(given, **own), **values)
 
         decorated: Command = with_told
         for option in options:
@@ -82,15 +85,24 @@ def told_by(*options: Decorator) -> Decorator:
 
 def key_option(key: str, word: str, **how: Any) -> Decorator:
     """An option that is this `section.key` of the configuration."""
-    return click.option(word, key.replace(".", _DOT), **how)
+    return click.option(word, _parameter(key), **how)
 
 
-_STATION = (
+def _parameter(key: str) -> str:
+    return key.replace(".", _DOT)
+
+
+_CONFIGURATION = (
     click.option("--config", "config_path", type=PATH, help="YAML; `pamd config` prints one."),
     click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Over the configuration."),
+)
+_HOP = click.option("--hop", "hop_s", type=float, help="Seconds between windows, instead of the model's own.")
+threshold_option = click.option("--threshold", type=float, help="Of the score, 0 to 1, instead of the model's own.")
+_STATION = (
+    *_CONFIGURATION,
     key_option("model.path", "--model", type=PATH, help="An ONNX file with a pamd card, instead of the shipped one."),
-    click.option("--threshold", type=float, help="Of the score, 0 to 1, instead of the model's own."),
-    click.option("--hop", "hop_s", type=float, help="Seconds between windows, instead of the model's own."),
+    threshold_option,
+    _HOP,
     key_option("station.name", "--station", help="Name in topics and ids."),
     key_option("publish.endpoint", "--endpoint", help="Publish at tcp://HOST:PORT; recovery at PORT + 1."),
     key_option(
@@ -117,6 +129,14 @@ station_options = told_by(*_STATION)
 
 live_options = told_by(*_STATION, *_DEVICES)
 """What `run` and `doctor` do: also what they listen to, and where they keep it."""
+
+evaluation_options = told_by(
+    click.argument(_parameter("model.path"), metavar="[MODEL]", type=PATH, required=False),
+    *_CONFIGURATION,
+    _HOP,
+    click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the table."),
+)
+"""What `evaluate` and `calibrate` have in common."""
 
 
 def _numbers(text: str) -> list[int]:
