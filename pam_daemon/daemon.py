@@ -16,6 +16,7 @@ from types import FrameType
 import platformdirs
 import structlog
 
+from pam_daemon import retention
 from pam_daemon.chores import Chore, Rota
 from pam_daemon.clock import NS_PER_S, Clock, SampleClock, utc_ns_of
 from pam_daemon.config import Config
@@ -186,7 +187,7 @@ def _bridges(station: Station, config: Config) -> Iterator[Bridges]:
     feed = Feed(station.open_journal, station.appended, station.tell, station.clock)
     bridges = Bridges(station.name, feed, station.crew.start)
     bridges.prepare(config.bridges)()
-    station.bridges = bridges.status
+    station.bridges, station.handed_over = bridges.status, bridges.handed_over
     try:
         yield bridges
     finally:
@@ -259,6 +260,7 @@ def _run_worker(station: Station, streams: Sequence[Stream]) -> None:
         Chore(PLACES_EVERY_S, station.keep_places),
         Chore(CANARY_EVERY_S, station.test_model),
         Chore(_LOAD_EVERY_S, station.judge_load),
+        Chore(retention.EVERY_S, station.tidy),
     ]
     station.analyse(streams, chores)
     station.keep_places()
