@@ -44,7 +44,7 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR,
 _NOT_AS_WRITTEN = (TypeError, ValueError, OverflowError, RecursionError)  # what was read is not what was stored
 _FILES = ("", "-wal", "-shm", "-journal")  # the file first: what is left of it without it is known for damage
 _MAGIC = b"SQLite format 3\0"
-_WAL_BYTES = 8 << 20  # of a WAL that has grown, so much is kept; usually it takes half
+_WAL_BYTES = 4 << 20  # of a WAL that has grown, so much is kept; it is about what it takes
 
 
 class Damaged(JournalError):

@@ -123,9 +123,14 @@ class Journal:
         self._appends = True
         with self._held.writing:
             if not self._held.reserved:
-                with self._file.transaction() as db:
-                    self._learn(db)
-                    db.execute("update meta set reserved = ?", (self._held.last_number + _RESERVED_AHEAD,))
+                try:
+                    with self._file.transaction() as db:
+                        self._learn(db)
+                        db.execute("update meta set reserved = ?", (self._held.last_number + _RESERVED_AHEAD,))
+                except DiskRefuses:
+                    if self._held.spoilt is None:
+                        raise
+                    self._begin_anew(self._held.spoilt)
                 self._held.reserved = True
 
     def append(self, records: Sequence[Record]) -> list[tuple[Wire, bool]]:
