@@ -9,16 +9,22 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 import msgspec
 import structlog
 
 from pam_daemon.clock import SystemClock
-from pam_daemon.config import DEFAULT_ENDPOINT, Config, Device, Provider, commented_yaml, load_config
+from pam_daemon.config import DEFAULT_ENDPOINT, Config, Device, Provider
 from pam_daemon.errors import ConfigError, PamdError, SourceError
 from pam_daemon.records import Kind, Mode
+from pam_daemon.settings import commented_yaml, load_config
+
+if TYPE_CHECKING:
+    from pam_daemon.sources.file import Recording
+    from pam_daemon.station import Setup
+    from pam_daemon.tools.evaluate.recordings import Channel
 
 PATH = click.Path(path_type=Path)
 DEAF_CODE = 4  # of `listen --fail-when-deaf`
@@ -156,6 +162,11 @@ def replay(
 @cli.command()
 @device_options
 @station_options
+@click.option(
+    "--drill",
+    metavar="FILE|simulated",
+    help="Play this in place of the devices, with everything marked `drill` and a journal of its own.",
+)
 def run(
     devices: tuple[str, ...],
     channels: str,
@@ -170,6 +181,7 @@ def run(
     insecure: bool,
     journal: Path | None,
     record: Path | None,
+    drill: str | None,
 ) -> None:
     """Listen to hydrophones until SIGTERM or SIGINT."""
     from pam_daemon.daemon import hydrophones, journal_path, log_record
@@ -179,6 +191,11 @@ def run(
     load = partial(_load, config_path, settings, model, station, endpoint, threshold, keys, insecure, record)
     config = load()
     choices = _devices(devices, channels, config)
+    if drill is not None:
+        from pam_daemon.drill import rehearse
+
+        rehearse(drill, choices, load, journal_path(config, journal), threshold=threshold, hop_s=hop_s)
+        return
     if not choices:
         raise ConfigError("no device: give --device, or devices in the configuration; `pamd devices` lists them")
     clock, stop = SystemClock(), threading.Event()
@@ -265,13 +282,14 @@ def model(file: Path | None, provider: Provider) -> None:
 
 @cli.command()
 @click.option("--station", default="pamd", show_default=True, help="Which, where several run on this machine.")
+@click.option("--drill", is_flag=True, help="Ask its drill.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
-def status(station: str, as_json: bool) -> None:
+def status(station: str, drill: bool, as_json: bool) -> None:
     """Ask a running daemon how it is."""
     from pam_daemon.control import ask, running_socket_path
     from pam_daemon.tools.console import print_json, state_lines
 
-    answer = ask(running_socket_path(station))
+    answer = ask(running_socket_path(station, "drill" if drill else "live"))
     if as_json:
         print_json(answer)
     else:
@@ -283,7 +301,12 @@ def status(station: str, as_json: bool) -> None:
 @click.argument("endpoint", default=DEFAULT_ENDPOINT)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, as where stdout is a pipe.")
 @click.option("--state", type=PATH, help="Keep the place in this file: a restart carries on, and nothing is left out.")
-@click.option("--from", "begin", type=click.Choice(["now", "beginning"]), help="Of a log that --state does not know.")
+@click.option(
+    "--from",
+    "begin",
+    type=click.Choice(["now", "beginning"]),
+    help="Where the first start begins: now, but with --state and no --exec at the beginning.",
+)
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(get_args(Kind)), help="These alone; may be repeated.")
 @click.option("--station", "stations", multiple=True, help="These alone; may be repeated.")
 @click.option("--label", "labels", multiple=True, help="Detections and alerts of this label; may be repeated.")
@@ -321,7 +344,7 @@ def listen(
     clock = SystemClock()
     hand_on = printed(as_json=as_json or not sys.stdout.isatty())
     if command is not None:
-        kinds, modes = kinds or ("alert",), modes or ("live",)
+        kinds, modes, begin = kinds or ("alert",), modes or ("live",), begin or "now"
         hand_on = Command(command, exec_timeout).run
     with Subscriber(
         endpoint,
@@ -435,6 +458,159 @@ def demo(directory: Path) -> None:
     from pam_daemon.tools.demo import demonstrate
 
     demonstrate(directory)
+
+
+def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What `evaluate` and `calibrate` have in common."""
+    for option in (
+        click.argument("model", type=PATH, required=False),
+        click.option("--config", "config_path", type=PATH, help="The site's YAML."),
+        click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Over the configuration."),
+        click.option("--hop", "hop_s", type=float, help="Seconds between windows, instead of the model's own."),
+        click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the table."),
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@evaluation_options
+@click.option("--clips", type=PATH, help="A folder with train.csv or clips.csv and audio/, or a folder for each class.")
+@click.option("--recordings", multiple=True, help="FILE, DIR or GLOB, selection tables beside them; may be repeated.")
+@click.option("--split", help="Of the clips, those whose column `split` in clips.csv says so.")
+@click.option("--label", help="Of the model, where it has several.")
+@click.option("--marked", multiple=True, help="What the label is called in the data; may be repeated.")
+@click.option("--threshold", type=float, help="Of the score, 0 to 1, instead of the model's own.")
+@click.option("--output", type=PATH, help="Write figures.json, scores.csv and, of recordings, curve.png here.")
+def evaluate(
+    model: Path | None,
+    config_path: Path | None,
+    settings: tuple[str, ...],
+    hop_s: float | None,
+    as_json: bool,
+    clips: Path | None,
+    recordings: tuple[str, ...],
+    split: str | None,
+    label: str | None,
+    marked: tuple[str, ...],
+    threshold: float | None,
+    output: Path | None,
+) -> None:
+    """Say how good MODEL (the shipped one) is: on labelled clips, or on recordings as a replay hears them."""
+    from pam_daemon.station import set_up
+    from pam_daemon.tools import console
+    from pam_daemon.tools.evaluate import curve, report
+    from pam_daemon.tools.evaluate.clips import find_clips, load
+    from pam_daemon.tools.evaluate.recordings import Sea, read_marks
+    from pam_daemon.tools.files import check_directory
+
+    if (clips is None) == (not recordings):
+        raise click.UsageError("give either --clips or --recordings")
+    if clips is None and split is not None:
+        raise click.UsageError("--split is of --clips")
+    config = _load(config_path, settings, model, None, None, threshold, None, False)
+    setup = set_up(
+        msgspec.structs.replace(config, alerts=()), "replay", SystemClock(), threshold=threshold, hop_s=hop_s, spin=True
+    )
+    chosen = report.chosen_label(setup.analysis.labels, label)
+    if output is not None:
+        check_directory(output)
+    data = " ".join(recordings) if clips is None else f"{clips} {split or ''}".rstrip()
+    subject = report.Subject(setup.analysis, setup.analysis.labels[chosen], data)
+    with console.interruptible(), console.progress() as progress:
+        if clips is not None:
+            found = find_clips(clips, split, marked or (subject.label,))
+            loaded = load(found, setup.model, progress("reading"))
+            scores = loaded.scores(setup.model, chosen, config.model.batch, progress("scoring"))
+            wire, rows = report.clips_wire(subject, loaded, scores), report.clip_rows(loaded, scores)
+        else:
+            files = _recordings(setup, recordings)
+            marks = read_marks(files, marked)
+            sea = Sea.of(_listen(setup, files, progress("listening")), marks, setup.analysis, chosen)
+            points = sea.sweep(setup.analysis.threshold.score, progress("judging"))
+            wire, rows = report.recordings_wire(subject, sea, points, files), report.window_rows(sea)
+        if output is not None:
+            report.write_files(output, wire, rows)
+            if clips is None:
+                curve.draw_curve(points, subject.analysis.threshold.score, output / report.PICTURE, report.title(wire))
+    if as_json:
+        console.print_json(wire)
+    elif clips is not None:
+        report.show_clips(wire)
+    else:
+        report.show_recordings(wire, points)
+
+
+@cli.command()
+@evaluation_options
+@click.option("--recordings", multiple=True, required=True, help="FILE, DIR or GLOB without the species.")
+@click.option(
+    "--false-per-hour", "budget", type=click.FloatRange(min=0, min_open=True), required=True, help="At most so many."
+)
+def calibrate(
+    model: Path | None,
+    config_path: Path | None,
+    settings: tuple[str, ...],
+    hop_s: float | None,
+    as_json: bool,
+    recordings: tuple[str, ...],
+    budget: float,
+) -> None:
+    """Find the least threshold that keeps MODEL's false detections under a budget on a site's own noise.
+
+    It is written into --config, for this model alone; without --config it is printed.
+    """
+    from pam_daemon.station import set_up
+    from pam_daemon.tools import calibrate as calibration
+    from pam_daemon.tools import console
+    from pam_daemon.tools.evaluate.recordings import read_marks
+
+    config = _load(config_path, settings, model, None, None, None, None, False)
+    anew = msgspec.structs.replace(config.model, threshold=None, sha256=None)
+    setup = set_up(
+        msgspec.structs.replace(config, model=anew, alerts=()), "replay", SystemClock(), hop_s=hop_s, spin=True
+    )
+    if config_path is not None:
+        calibration.check_site(config_path, setup.model.name.sha256)
+    with console.interruptible(), console.progress() as progress:
+        files = _recordings(setup, recordings)
+        calibration.check(files, read_marks(files, ()), budget)
+        channels = _listen(setup, files, progress("listening"))
+        found = calibration.calibrate(channels, setup.analysis, budget)
+        wire = calibration.wire(found, setup, config.model, channels, files)
+        if config_path is not None:
+            calibration.write(config_path, found, setup, config.model)
+    if as_json:
+        console.print_json(wire)
+    else:
+        calibration.show(wire, config_path)
+
+
+def _recordings(setup: Setup, patterns: tuple[str, ...]) -> list[Recording]:
+    from pam_daemon.sources.file import find_files, recordings
+
+    return recordings(find_files(patterns), min_rate_hz=setup.model.card.sample_rate_hz)
+
+
+def _listen(setup: Setup, files: list[Recording], progress: Callable[[float, float], None]) -> list[Channel]:
+    """A replay that nobody hears of, and what it scored."""
+    from pam_daemon.daemon import replay as replay_recordings
+    from pam_daemon.station import Station
+    from pam_daemon.tools.evaluate.recordings import Scores
+
+    scores = Scores()
+    with Station(setup, None, None, lambda wire, new: None, linger_s=0.0) as house:
+        house.tap = scores.take
+        done = replay_recordings(
+            house,
+            files,
+            speed=None,
+            on_tick=lambda done: progress(done.heard_s, done.total_s),
+            on_recording=scores.begin,
+        )
+    if done.heard_s < done.total_s:
+        raise KeyboardInterrupt
+    return scores.heard()
 
 
 def _instant(text: str) -> datetime:

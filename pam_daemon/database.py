@@ -38,6 +38,7 @@ update meta set reserved = (select coalesce(max(seq), 0) from record);
 """,
     3: "create table expired (kind text primary key, last_seq integer not null) without rowid",
 }
+_CACHE_KB = 256  # of pages, a connection: the system caches the file, and memory is full-grown within the hour
 _DISK_REFUSES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 # The statements are right: an error in one of them is the file's, and so are numbers that are there twice.
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT}
@@ -147,6 +148,7 @@ class Database:
                 db.execute("pragma journal_mode = wal")
             db.execute("pragma synchronous = full")
             db.execute(f"pragma journal_size_limit = {_WAL_BYTES}")
+            db.execute(f"pragma cache_size = -{_CACHE_KB}")
             if begin:
                 self._prepare(db)
             elif _log_of(db) != self.log:

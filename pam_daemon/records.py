@@ -193,6 +193,18 @@ class JournalStatus(msgspec.Struct, frozen=True):
     oldest_utc: dict[str, str]  # by kind, when the oldest record was made that is kept
 
 
+class AlertStatus(msgspec.Struct, frozen=True):
+    """An alert that stands: for who comes too late for its records."""
+
+    alert: str  # the id of its `raised` record
+    rule: str
+    label: str
+    level: Level
+    first_utc: str | None
+    last_utc: str | None
+    expires_utc: str | None
+
+
 class Status(msgspec.Struct, frozen=True):
     """The heartbeat; not journalled."""
 
@@ -211,6 +223,7 @@ class Status(msgspec.Struct, frozen=True):
     disk_free_bytes: int | None
     bridges: dict[str, BridgeStatus] = {}
     journal: JournalStatus | None = None
+    alerts: tuple[AlertStatus, ...] = ()
 
 
 Body = Detection | Alert | Gap | Effort | Event | Status

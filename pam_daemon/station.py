@@ -21,8 +21,8 @@ from pam_daemon.alerts.rules import resolve
 from pam_daemon.alerts.tally import Rule
 from pam_daemon.chores import Chore
 from pam_daemon.clock import Clock, rfc3339
-from pam_daemon.config import Config, ModelChoice, changes
-from pam_daemon.control import state
+from pam_daemon.config import Config, ModelChoice
+from pam_daemon.control import address, state
 from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError
 from pam_daemon.held import RETRY_EVERY_S, Held
@@ -35,9 +35,10 @@ from pam_daemon.publish import Publisher
 from pam_daemon.records import STATION_WIDE, BridgeStatus, Event, Mode, Position, Record, Status, Wire, record_id
 from pam_daemon.retention import Retention
 from pam_daemon.ring import Ring
+from pam_daemon.settings import changes
 from pam_daemon.sources import Source
 from pam_daemon.stages import Stages
-from pam_daemon.stream import Analysis, Stream
+from pam_daemon.stream import Analysis, Stream, Tap
 from pam_daemon.worker import Worker
 
 RELOADED = {  # keys that SIGHUP takes on
@@ -185,10 +186,12 @@ class Station:
         self.clock = setup.clock
         self.provider = setup.model.provider
         self.name = setup.analysis.station
+        self.address = address(self.name, setup.analysis.mode)
         self.streams: Sequence[Stream] = ()
         self.appended = Gong()  # rung at every commit
         self.bridges: Callable[[], dict[str, BridgeStatus]] = dict
         self.handed_over: Callable[[], dict[str, int]] = dict  # by kind, up to which seq all bridges are done
+        self.tap: Tap | None = None  # of the streams to come
         self._setup = setup
         self._on_record = on_record
         self._started_utc = rfc3339(setup.clock.utc_ns())
@@ -241,7 +244,7 @@ class Station:
             if self.publisher.exposed:
                 text = f"{self.publisher.endpoint} answers everybody who reaches it, unencrypted"
                 log.warning("insecure", text=text)
-                if self._setup.analysis.mode == "live":
+                if self._setup.analysis.mode != "replay":
                     self.tell(Event("insecure", "warning", text, {"endpoint": self.publisher.endpoint}))
         return self
 
@@ -267,7 +270,9 @@ class Station:
 
     def add_stream(self, name: str, source: Source, ring_s: float, *, wait: bool) -> Stream:
         ring = Ring(round(ring_s * source.sample_rate_hz), wait=wait, changed=self._changed)
-        return Stream(name, source, ring, self._setup.analysis, heard_until_utc_ns=self._places.get(name))
+        stream = Stream(name, source, ring, self._setup.analysis, heard_until_utc_ns=self._places.get(name))
+        stream.tap = self.tap
+        return stream
 
     def analyse(self, streams: Sequence[Stream], chores: Sequence[Chore] = ()) -> None:
         """The worker's share, on the thread that calls; whatever ends it releases the capture threads."""
@@ -275,6 +280,8 @@ class Station:
         try:
             self._lookout.begin(streams, self._journal, self._places)
             self._worker.run(streams, [*chores, Chore(RETRY_EVERY_S, self._write_held)])
+            if self._setup.analysis.mode == "drill":
+                self._hand_on(self._lookout.close())
             self.report_effort()
             self._write_held(now=True)
             self._hand_on(self._take_told())
@@ -433,6 +440,7 @@ class Station:
             disk_free_bytes=None if self._journal_path is None else _free_bytes(self._journal_path.parent),
             bridges=self.bridges(),
             journal=self._retention.status if self._retention else None,
+            alerts=self._lookout.standing(),
         )
         analysis = self._setup.analysis
         now = rfc3339(self._setup.clock.utc_ns())

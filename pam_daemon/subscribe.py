@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -71,6 +72,9 @@ class Subscriber:
     ) -> None:
         if (key is None) != (server_key is None):
             raise KeyFileError("a key of one's own and the station's go together: give both --key and --server-key")
+        # libzmq takes ports that there are not, and protocols that no station speaks, and waits for ever.
+        if not re.fullmatch(r"tcp://[^\s/]+:\d{1,5}", endpoint) or not 0 < recovery_port(endpoint) - 1 < 65_536:
+            raise EndpointError(f"{endpoint}: no address of a station; give tcp://HOST:PORT")
         self.endpoint = endpoint
         self._key = None if key is None else read_pair(key)
         self._server_key = None if server_key is None else public_key(server_key)
@@ -95,7 +99,7 @@ class Subscriber:
             self._records = self._socket(zmq.SUB)
             self._handshakes = Handshakes(self._records, endpoint, self._key)
             self._records.connect(endpoint)
-        except (zmq.ZMQError, ValueError) as error:
+        except zmq.ZMQError as error:
             self._context.destroy(linger=0)
             raise EndpointError(f"{endpoint}: cannot connect: {error}; give tcp://HOST:PORT") from error
 

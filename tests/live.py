@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ class Playing:
     """The recording of `CALLS_S` as it plays; `began_s` is UTC."""
 
     process: subprocess.Popen[bytes]
-    began_s: float = field(default_factory=time.time)
+    began_s: float
 
     def until(self, call: int) -> None:
         """Wait until so many calls are over."""
@@ -133,7 +133,7 @@ def playing(server: SoundServer, directory: Path, device: str = DEVICE) -> Itera
         for call_s in CALLS_S:
             samples[round((call_s - _CALL_S / 2) * RATE_HZ) :][: len(call)] += call
         soundfile.write(path, samples, RATE_HZ, subtype="FLOAT")
-    player = Playing(server.play(path, device))
+    player = Playing(*server.play_now(path, device))
     try:
         yield player
     finally:
@@ -159,7 +159,7 @@ def all_heard(late_s: dict[int, float], over: int) -> bool:
 
 
 def in_place(late_s: dict[int, float], reference: Sequence[float] = ()) -> bool:
-    """Whether all were heard equally late: what the player and the windows' plateau take is the same for each."""
+    """Whether all were heard equally late: what the server and the windows' plateau take is the same for each."""
     every = [*late_s.values(), *reference]
     return max(every) - min(every) <= PLACE_S
 

@@ -10,6 +10,7 @@ first tenth of a second: let what you play begin with a second of silence, or wa
 """
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -45,6 +46,18 @@ class SoundServer:
         """Begin to play a sound file into a device's sink; wait for the process to know that it is over."""
         command = ["paplay", f"--device={device}", str(path)]
         return subprocess.Popen(command, env=self.env, start_new_session=True)
+
+    def play_now(self, path: Path, device: str = DEVICE) -> tuple[subprocess.Popen[bytes], float]:
+        """The same, and the UTC of the file's first sample: a busy machine is slow to start a player."""
+        command = ["paplay", "--verbose", f"--device={device}", str(path)]
+        said = path.with_suffix(".paplay")
+        with said.open("wb") as log:
+            player = subprocess.Popen(command, env=self.env, stderr=log, start_new_session=True)
+        end_s = time.monotonic() + _START_S
+        while not (played_s := re.findall(r"Time: (\d+\.\d+) sec", said.read_text())):
+            assert time.monotonic() < end_s and player.poll() is None, said.read_text()
+            time.sleep(0.01)
+        return player, time.time() - float(played_s[-1])
 
 
 @contextmanager

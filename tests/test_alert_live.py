@@ -44,9 +44,9 @@ def test_an_alert_lapses_while_the_device_is_gone_and_clears_when_it_was_there(
         station.await_source(DEVICE)
         with playing(server, tmp_path) as player:
             player.until(call=2)
-            time.sleep(2.5)
-            server.process.kill()
-            server.process.wait()
+        station.await_logged("alert extended")
+        server.process.kill()
+        server.process.wait()
         station.await_logged("alert lapsed")
         with sound_server(Path(server.env["HOME"])) as again:
             station.await_logged("device opened", 2)

@@ -244,9 +244,14 @@ def test_more_channels_than_there_are_is_an_error() -> None:
         Device(DEVICES[1], SeaTime(1), channels=3)
 
 
-def child(script: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def child(script: str, env: dict[str, str] | None = None, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script, *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -386,6 +391,25 @@ def test_without_a_rate_the_native_one_is_taken(hydrophone: SoundServer, tmp_pat
     (native,) = [d for d in json.loads(child(LIST, hydrophone.env).stdout) if d["name"] == DEVICE]
     assert recorder.actual_rate_hz == native["sample_rate_hz"]
     assert samples.shape[1] > 0.9 * recorder.actual_rate_hz
+
+
+REFUSED = """
+import sys
+import threading
+from pam_daemon.sources import Outage
+from pam_daemon.sources.device import Device, find_device
+try:
+    with Device(find_device("hydrophone"), threading.Event(), sample_rate_hz=int(sys.argv[1])):
+        print("opened")
+except Outage as outage:
+    print(outage.reason, outage)
+"""
+
+
+def test_a_rate_that_the_device_does_not_have_is_told(hydrophone: SoundServer) -> None:
+    """PortAudio's own refusal: PulseAudio ends at 384 kHz."""
+    assert child(REFUSED, hydrophone.env, "48000").stdout.split() == ["opened"]
+    assert child(REFUSED, hydrophone.env, "400000").stdout.startswith("wrong_rate device 'hydrophone' cannot be opened")
 
 
 def test_what_the_device_lost_is_missing(hydrophone: SoundServer, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from fakes import TOY_WINDOW, toy_model
+from fakes import TOY_WINDOW, toy_model, wrong_alone
 from onnx import TensorProto, helper, numpy_helper
 
 from pam_daemon.card import METADATA_KEY, Golden, read_card
@@ -120,6 +120,14 @@ def test_the_tolerance_is_the_precisions(toy: Path, tmp_path: Path) -> None:
     Model(toy_model(tmp_path / "a.onnx", card=card | {"precision": "int8"}), "cpu")
     refusal(toy_model(tmp_path / "b.onnx", card=card | {"precision": "float16"}))
     refusal(toy_model(tmp_path / "c.onnx", card=card))
+
+
+def test_a_canary_that_scores_wrong_ends_what_the_self_test_let_begin(toy: Path, tmp_path: Path) -> None:
+    sound, broken = Model(toy, "cpu"), Model(wrong_alone(tmp_path / "alone.onnx"), "cpu")
+    for _ in range(20):  # more than there are golden windows
+        sound.canary()
+    with pytest.raises(ModelError, match="golden self-test failed on cpu: window 0 scored"):
+        broken.canary()
 
 
 def test_no_golden_score_may_cross_the_threshold(toy: Path, tmp_path: Path) -> None:

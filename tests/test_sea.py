@@ -8,11 +8,12 @@ import subprocess
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from fakes import toy_model
+from fakes import toy_model, wrong_alone
 from live import (
     CALLS_S,
     EITHER_WAY_S,
@@ -36,6 +37,26 @@ FINE = ("--device", DEVICE, "--hop", "0.1")
 def children(daemon: subprocess.Popen[str]) -> list[int]:
     listed = subprocess.run(["ps", "--ppid", str(daemon.pid), "-o", "pid="], capture_output=True, text=True, check=True)
     return [int(pid) for pid in listed.stdout.split()]
+
+
+@contextmanager
+def held_back(daemon: subprocess.Popen[str], share: float) -> Iterator[None]:
+    """The daemon gets this share of the time."""
+    released = threading.Event()
+
+    def hold() -> None:
+        while not released.wait(share):
+            daemon.send_signal(signal.SIGSTOP)
+            released.wait(1 - share)
+            daemon.send_signal(signal.SIGCONT)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    try:
+        yield
+    finally:
+        released.set()
+        holding.join()
 
 
 def last_effort_is_whole(station: Station) -> bool:
@@ -232,25 +253,12 @@ def test_a_worker_that_cannot_keep_up_says_so_listens_less_often_and_recovers(
     server: SoundServer, station: Station, tmp_path: Path
 ) -> None:
     """The daemon gets a tenth of the processor's time at a hop that needs more: nothing is lost, calls are found."""
-    released = threading.Event()
-
-    def hold_back(pid: int) -> None:
-        while not released.wait(0.1):
-            os.kill(pid, signal.SIGSTOP)
-            released.wait(0.9)
-            os.kill(pid, signal.SIGCONT)
-
     relief = ("--set", "overload.lag_s=5", "--set", "overload.hop_s=0.5", "--set", "model.batch=1")
     with station.running("--device", DEVICE, "--hop", "0.002", *relief) as daemon:
         station.await_source(DEVICE)
         with playing(server, tmp_path) as player:
-            holding = threading.Thread(target=hold_back, args=(daemon.pid,))
-            holding.start()
-            try:
+            with held_back(daemon, share=0.1):
                 station.await_logged("overload")
-            finally:
-                released.set()
-                holding.join()
             station.await_logged("overload_over")
             time.sleep(2)
             over = player.over
@@ -261,6 +269,33 @@ def test_a_worker_that_cannot_keep_up_says_so_listens_less_often_and_recovers(
     assert all_heard(late_s, over)
     assert max(late_s.values()) - min(late_s.values()) < 0.8  # at the wider hop
     assert last_effort_is_whole(station)
+
+
+def test_a_worker_without_a_wider_hop_skips_with_a_record_and_recovers(
+    server: SoundServer, station: Station, tmp_path: Path
+) -> None:
+    """What the ring could not keep is told to the sample; what was not skipped is heard, and all after it."""
+    short = ("--set", "overload.lag_s=5", "--set", "capture.ring_s=8", "--set", "model.batch=1")
+    with station.running("--device", DEVICE, "--hop", "0.001", *short) as daemon:
+        station.await_source(DEVICE)
+        with playing(server, tmp_path) as player:
+            with held_back(daemon, share=0.04):
+                station.await_logged("overload")
+                time.sleep(8)
+            station.await_logged("overload_over")
+            player.until(call=player.over + 2)
+            over = player.over
+    assert "will be skipped" in station.events("overload")[0]["text"]
+    gaps = station.of("gap")
+    skipped = [(unix_s(gap["start_utc"]), unix_s(gap["start_utc"]) + gap["duration_s"]) for gap in gaps]
+    assert gaps and {(gap["term"], gap["estimated"]) for gap in gaps} <= {("skipped", False)}
+    effort = station.of("effort")[-1]
+    assert effort["skipped_samples"] == sum(gap["samples"] for gap in gaps) and effort["gap_samples"] == 0
+    late_s = heard(station.of("detection"), player)
+    for call in set(range(over)) - late_s.keys():
+        place_s = player.began_s + CALLS_S[call]
+        assert any(begin_s - 2 < place_s < end_s + 2 for begin_s, end_s in skipped), f"call {call} was not heard"
+    assert over - 1 in late_s and last_effort_is_whole(station)
 
 
 def test_sigterm_in_the_middle_of_a_call_still_reports_it(
@@ -392,6 +427,18 @@ def test_systemd_hears_ready_then_a_watchdog_while_all_stages_move_then_stopping
         while (told := notify.recv(1000)) == b"WATCHDOG=1":
             pass
         assert told == b"STOPPING=1"
+
+
+def test_a_model_that_begins_to_score_wrong_ends_the_process(station: Station) -> None:
+    """Its self-test passed, its canary does not: silence from here on would be taken for absence."""
+    wrong_alone(station.directory / "toy.onnx")
+    command = [*PAMD, "run", *FINE, "--model", str(station.directory / "toy.onnx"), "--set", "model.canary_s=2"]
+    directory = {"STATE_DIRECTORY": str(station.directory)}
+    done = subprocess.run(
+        command, env=station.env | directory, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == 1 and '"listening"' in done.stderr, done.stderr
+    assert "golden self-test failed on cpu: window 0 scored" in done.stderr.splitlines()[-1]
 
 
 def test_the_canonical_line_says_what_the_status_says(station: Station) -> None:

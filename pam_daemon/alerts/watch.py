@@ -14,7 +14,7 @@ from functools import partial
 import msgspec
 
 from pam_daemon.alerts.coverage import Coverage
-from pam_daemon.alerts.tally import Candidate, Decision, Rule, Tally, stream_ns, to_ns
+from pam_daemon.alerts.tally import Candidate, Decision, Rule, Standing, Tally, stream_ns, to_ns
 from pam_daemon.clock import NS_PER_S, parse_rfc3339
 from pam_daemon.records import Alert, Body, Event, Gap, Wire
 
@@ -146,6 +146,14 @@ class Watch:
             decisions += self._move_to(min(place.until_ns for place in progress))
         return decisions
 
+    def close(self) -> list[Decision]:
+        """Nobody goes on: what stands lapses."""
+        return list(self._lapse())
+
+    def standing(self) -> list[Standing]:
+        """The alerts that have not ended; on any thread."""
+        return [standing for tally in self._tallies if (standing := tally.standing) is not None]
+
     def _begin_time(self) -> None:
         self._now_ns, self._utc = None, True
         self._heard_until_ns, self._waiting = {}, []
@@ -158,11 +166,16 @@ class Watch:
         at_ns = min(place.began_ns if self._fresh else place.until_ns for place in progress)
         utc = progress[0].utc
         if self._now_ns is not None and (at_ns < self._now_ns - self._patience_ns or utc != self._utc):
-            for stream in self._streams:
-                self._coverage.missed(stream, self._now_ns, -EVER_NS)
-            yield from self._end_until(-EVER_NS)
+            yield from self._lapse()
             self._begin_time()
         self._utc = utc
+
+    def _lapse(self) -> Iterator[Decision]:
+        """Nobody listens from now on, and what stands has no more time."""
+        if self._now_ns is not None:
+            for stream in self._streams:
+                self._coverage.missed(stream, self._now_ns, -EVER_NS)
+        yield from self._end_until(-EVER_NS)
 
     def _miss(self, missed: Iterable[Missed]) -> None:
         for stretch in missed:

@@ -60,6 +60,14 @@ class Outlet(Protocol):
             Undelivered: nobody would take it now.
         """
 
+    def reach(self) -> str:
+        """What can be found out without a record, for people.
+
+        Raises:
+            Undelivered: nobody is there, or not in order.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
