@@ -19,7 +19,7 @@ help:
 	@echo "make test       the tests; adds the training packages to .venv (several GB)"
 	@echo "make test-long  the tests that take minutes"
 	@echo "make check      ruff, mypy --strict, import contracts"
-	@echo "make bench      throughput, memory, start-up, latency, live streams, the wire"
+	@echo "make bench      throughput, memory, start-up, latency, live streams, the wire, training"
 	@echo "make soak       HOURS=2 of live capture, then 100 h of replay: nothing grows, is lost or is unexplained"
 	@echo "make install-systemd  as root: pamd in /opt/pamd, the unit pamd@.service and its user"
 	@echo "make clean      remove .venv, caches and what demo, bench and soak left"

@@ -1,4 +1,4 @@
-"""Augmentation of the training clips: time shifts, distractors, gain, mixup on waveforms; masks on spectrograms."""
+"""Augmentation of training clips: shifts, distractors, noise, gain, mixup on waveforms; masks on spectrograms."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torchaudio.functional import mask_along_axis_iid
 
+from export import noise
 from export.config import TrainConfig
-from export.dataset import Audio, Clips
+from export.dataset import Clips
+from export.store import Audio
 from pam_daemon.tools import sounds
 from pam_daemon.tools.simulate import CONFOUNDERS, Kind
 
@@ -26,6 +29,7 @@ class Augmenter:
 
     def __init__(self, clips: Clips, config: TrainConfig) -> None:
         self._clips = clips
+        self._config = config
         self._augmentation = config.augmentation
         self._sample_rate_hz = config.audio.sample_rate
 
@@ -52,22 +56,25 @@ class Augmenter:
         if self._augmentation.time_shift_seconds:
             limit = self._augmentation.time_shift_seconds * self._sample_rate_hz
             shifts = np.rint(random.uniform(-limit, limit, len(index))).astype(np.intp)
-            audio = shift(audio, fillings(self._clips, index, random), shifts, self._sample_rate_hz)
+            audio = shift(audio, self._clips.audio[quiet(self._clips, index, random)], shifts, self._sample_rate_hz)
         if self._augmentation.distractor_probability:
             audio = distract(audio, self._augmentation.distractor_probability, self._sample_rate_hz, random)
+        if self._augmentation.noise_probability:
+            audio = noise.mix(audio, self._config, random)
         if self._augmentation.gain_db:
             gain_db = random.uniform(-self._augmentation.gain_db, self._augmentation.gain_db, (len(index), 1))
             audio = (audio * 10 ** (gain_db / 20)).astype(np.float32)
         return audio, targets
 
 
-def fillings(clips: Clips, index: npt.NDArray[np.intp], random: np.random.Generator) -> Audio:
-    """For each clip the audio of another one near it in the table, without any call, (batch, samples)."""
-    quiet = np.flatnonzero(clips.labels.max(1) == 0)
-    first = np.clip(np.searchsorted(quiet, index) - _NEIGHBOURS // 2, 0, max(0, len(quiet) - _NEIGHBOURS))
-    place = np.minimum(first + random.integers(_NEIGHBOURS, size=len(index)), len(quiet) - 1)
-    audio: Audio = clips.audio[quiet[place]]
-    return audio
+def quiet(clips: Clips, index: npt.NDArray[np.intp], random: np.random.Generator) -> npt.NDArray[np.intp]:
+    """For each clip the place of another one near it in the table, without any call, to fill it up with."""
+    without = np.flatnonzero(clips.labels.max(1) == 0)
+    first = np.clip(np.searchsorted(without, index) - _NEIGHBOURS // 2, 0, max(0, len(without) - _NEIGHBOURS))
+    places: npt.NDArray[np.intp] = without[
+        np.minimum(first + random.integers(_NEIGHBOURS, size=len(index)), len(without) - 1)
+    ]
+    return places
 
 
 def shift(audio: Audio, filling: Audio, shifts_samples: npt.NDArray[np.intp], sample_rate_hz: int) -> Audio:
@@ -120,32 +127,22 @@ def mix(audio: Audio, other: Audio, share: Audio) -> Audio:
     return mixed
 
 
-def mask(log_mel: Tensor, config: TrainConfig, random: np.random.Generator) -> Tensor:
+def mask(log_mel: Tensor, config: TrainConfig) -> Tensor:
     """Blank one random band and one run of frames of each spectrogram (SpecAugment, arXiv:1904.08779).
+
+    What is drawn follows from torch's generator on the CPU, so it is the same on every device.
 
     Args:
         log_mel: (batch, 1, mel bins, frames); blanked places get the spectrogram's mean.
     """
-    augmentation = config.augmentation
-    batch, _, bins, frames = log_mel.shape
-    blank = np.zeros((batch, 1, bins, frames), bool)
-    if augmentation.frequency_mask_bins:
-        blank |= _runs(batch, bins, augmentation.frequency_mask_bins, random)[:, None, :, None]
-    if augmentation.time_mask_frames:
-        blank |= _runs(batch, frames, augmentation.time_mask_frames, random)[:, None, None, :]
-    if not blank.any():
+    widest = (config.augmentation.frequency_mask_bins, config.augmentation.time_mask_frames)
+    if not any(widest):
         return log_mel
-    mean = log_mel.mean((2, 3), keepdim=True)
-    return torch.where(torch.from_numpy(blank).to(log_mel.device), mean, log_mel)
-
-
-def _runs(batch: int, length: int, longest: int, random: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """One run of 0 to `longest` true places in each row, (batch, length)."""
-    size = random.integers(0, min(longest, length) + 1, (batch, 1))
-    start = random.integers(0, length - size + 1)
-    place = np.arange(length)[None, :]
-    runs: npt.NDArray[np.bool_] = (place >= start) & (place < start + size)
-    return runs
+    kept = torch.ones(log_mel.shape)
+    for axis, size in zip((2, 3), widest, strict=True):
+        # It draws a width from 0 to below its parameter, rounded down.
+        kept = mask_along_axis_iid(kept, min(size, kept.shape[axis]) + 1, 0.0, axis) if size else kept
+    return torch.where(kept.to(log_mel.device) > 0, log_mel, log_mel.mean((2, 3), keepdim=True))
 
 
 def _rms(audio: Audio) -> Audio:

@@ -90,6 +90,7 @@ def save(out: Path, state: State, seed: int, text: str) -> None:
         "average": state.average.module.state_dict() if state.average else None,
         "optimizer": state.optimizer.state_dict(),
         "schedule": state.schedule.state_dict(),
+        "scaler": state.scaler.state_dict(),
         "best": state.best,
     }
     with replacing(out / CHECKPOINT) as temporary:
@@ -101,6 +102,8 @@ def restore(state: State, saved: dict[str, Any]) -> None:
     state.network.load_state_dict(saved["network"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.schedule.load_state_dict(saved["schedule"])
+    if saved.get("scaler"):  # empty where it had nothing to scale
+        state.scaler.load_state_dict(saved["scaler"])
     state.history = list(saved["history"])
     state.best = saved["best"]
     if state.average:

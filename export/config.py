@@ -31,12 +31,12 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Architecture(Section, frozen=True):
     backbone: str = "resnet50"  # a name of timm's
     dropout: Share = 0.0  # before the head
-    pool: Literal["Average", "Max", "Concat"] = "Average"
+    pool: Literal["Average", "Max", "AvgMax", "Concat", "GeM"] = "Average"
     pretrained: bool = True
 
 
 class Audio(Section, frozen=True):
-    audio_parameters: str | None = "Auto"
+    audio_parameters: Literal["Auto", "Manual"] = "Auto"  # how a form filled in the keys below; they hold as written
     hop_size: Count = 512  # samples between frames
     maximum_frequency: Positive = 16000.0  # Hz
     mel_frequency_bins: Count = 128
@@ -58,6 +58,10 @@ class Augmentation(Section, frozen=True):
     # ours
     time_shift_seconds: NotNegative = 0.0  # largest shift, either way
     distractor_probability: Share = 0.0  # of a clip to get simulated sounds that are not a call
+    noise_probability: Share = 0.0  # of a clip to get noise
+    noise_folder: str | None = None  # recordings of noise
+    noise_simulated: bool = True  # the simulated sea's noise: alone, or as often as the folder's
+    noise_snr_db: tuple[float, float] = (0.0, 20.0)  # least and most of the clip's rms over the noise's
     gain_db: NotNegative = 0.0  # largest change of level, either way
     frequency_mask_bins: CountOrNone = 0  # widest band of mel bins blanked
     time_mask_frames: CountOrNone = 0  # longest run of frames blanked
@@ -79,8 +83,15 @@ class Dataset(Section, frozen=True):
     unlabeled_dataframe: str | None = None
     validation_dataframe: str | None = None
     validation_size: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.2
-    validation_strategy: Literal["kfold", "column"] = "kfold"
+    validation_strategy: Literal["automatic", "kfold", "grouped_kfold", "custom", "blocks", "column"] = "kfold"
     # ours
+    block_size: CountOrNone = 0  # clips that stay together with the strategy blocks; 0: four blocks a fold
+    longer_clips: Literal["Middle", "Windows"] = "Middle"  # what is taken of clips longer than a window
+    mark_delay_seconds: Annotated[float, msgspec.Meta(ge=-1e4, le=1e4)] = 0.0  # by which marks are late
+    mark_guard_seconds: NotNegative = 1.0  # negative windows stay away from marks
+    negatives_per_positive: NotNegative = 0.0  # at most so many windows from unmarked sound; 0: all there are
+    negative_names: tuple[str, ...] = ("background", "negative", "noise", "none", "other", "silence", "0")
+    ignored_names: tuple[str, ...] = ("uncertain", "unknown", "unsure", "?")  # of folders and marks, as the above
     split_column: str = "split"  # of clips.csv: train, select or report
     label_names: list[str] = []  # as detections name them; empty: label_columns
     notice: str = ""  # the data's copyright notice, for the model's card
@@ -96,7 +107,7 @@ class Environment(Section, frozen=True):
 
 
 class Logging(Section, frozen=True):
-    logger: str | None = None
+    logger: Literal["TensorBoard"] | None = None
     neptune_project: str | None = ""
     number_of_audios: CountOrNone = 8
 
@@ -105,7 +116,7 @@ class Prediction(Section, frozen=True):
     inference_chunk_method: Literal["Fix"] = "Fix"
     inference_chunk_seconds: Positive = 2.0
     max_inference_chunk_seconds: Positive = 600.0
-    metric: Literal["ROC_AUC"] = "ROC_AUC"
+    metric: Literal["ROC_AUC", "AP", "LogLoss", "Accuracy", "Precision", "Recall", "F1", "F05", "F2", "MCC"] = "ROC_AUC"
     probability_threshold: Share = 0.5
     # ours
     threshold_selection: Literal["Fixed", "FalsePositiveRate"] = "Fixed"
@@ -130,11 +141,11 @@ class Training(Section, frozen=True):
     grad_accumulation: Count = 1
     gradient_clip: NotNegative = 0.0
     learning_rate: Positive = 0.001
-    loss_function: Literal["BCE"] = "BCE"
-    optimizer: Literal["AdamW"] = "AdamW"
+    loss_function: Literal["BCE", "Focal"] = "BCE"
+    optimizer: Literal["Adadelta", "Adam", "AdamW", "RAdam", "RMSprop", "SGD"] = "AdamW"
     run_interpretations: bool = True
     save_best_checkpoint: bool = False
-    schedule: Literal["Cosine", "Constant"] = "Cosine"
+    schedule: Literal["Cosine", "Linear", "Constant"] = "Cosine"
     train_validation_data: bool = False
     warmup_epochs: NotNegative = 0.0
     weight_decay: NotNegative = 0.0
@@ -171,27 +182,29 @@ class TrainConfig(Section, frozen=True):
 
 # Keys of Hydrogen Torch that nothing here reads yet, with what happens instead.
 _NO_EFFECT = {
-    "audio.audio_parameters": "the other audio keys are used as written",
-    "dataset.data_folder": "--data gives the clips",
-    "dataset.train_dataframe": "--data gives the table",
-    "environment.number_of_workers": "the clips are held in memory",
-    "logging.neptune_project": "only the run directory is written",
     "logging.number_of_audios": "no pictures of clips are drawn",
-    "prediction.max_inference_chunk_seconds": "clips are scored as one window",
-    "training.build_scoring_pipelines": "model.onnx is always written",
     "training.run_interpretations": "no interpretations are drawn",
 }
 
 # Values that cannot be honoured: key, the only value that can, remedy.
 _ONLY: dict[str, tuple[object, str]] = {
-    "dataset.data_folder_test": (None, "score recordings with `pamd replay`"),
-    "dataset.test_dataframe": (None, "score recordings with `pamd replay`"),
-    "dataset.unlabeled_dataframe": (None, "set None"),
-    "dataset.validation_dataframe": (None, "use validation_strategy: column and a split column in clips.csv"),
-    "logging.logger": (None, "set None; curves are in history.csv of the run directory"),
-    "training.automatically_adjust_batch_size": (False, "set batch_size yourself"),
-    "training.calculate_train_metric": (False, "set false; the training loss is always recorded"),
-    "training.train_validation_data": (False, "set false; the threshold needs clips that were not trained on"),
+    "dataset.unlabeled_dataframe": (None, "clips without labels are not learned from: set None"),
+    "training.automatically_adjust_batch_size": (
+        False,
+        "a computer's memory would decide the weights; set false, and batch_size lower where memory runs out",
+    ),
+}
+
+# Values of Hydrogen Torch's, in lower case, that other reasons stand against than that nobody knows them.
+_REFUSED = {
+    "logging.logger": {"neptune": "no run is sent to a service; use TensorBoard or None"},
+    "prediction.inference_chunk_method": {
+        "full": "the model's window has one length, and slides over what is longer; use Fix"
+    },
+    "training.loss_function": {
+        "crossentropy": "it chooses one label of several, where a window may hold many or none; use BCE or Focal",
+        "ce": "it chooses one label of several, where a window may hold many or none; use BCE or Focal",
+    },
 }
 
 
@@ -209,6 +222,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[TrainConfig, str, l
         _set(tree, override)
     _unquoted_no(tree)
     _refuse_unknown(tree, path)
+    _refuse_known(tree, path)
+    _spell(tree)
     text = yaml.safe_dump(tree, sort_keys=True, allow_unicode=True)
     tree = _none(tree)
     try:
@@ -219,16 +234,25 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[TrainConfig, str, l
     return config, text, _without_effect(tree, config)
 
 
+_READ_LATER = {  # or never where it would change a weight
+    "dataset": ("notice", "note"),
+    "environment": ("number_of_workers",),
+    "training": ("build_scoring_pipelines", "run_interpretations"),
+}
+
+
 def trains_alike(one: str, other: str) -> bool:
     """Whether two configuration texts make the same weights: they differ only in what is read after training."""
 
     def part(text: str) -> dict[str, Any]:
         tree: dict[str, Any] = yaml.safe_load(text)
-        tree.pop("prediction", None)
         tree.pop("experiment_name", None)
-        for key in ("notice", "note"):
-            tree.get("dataset", {}).pop(key, None)
-        return tree
+        tree.pop("logging", None)
+        metric = tree.pop("prediction", {}).get("metric")  # which chooses the best epoch
+        for section, keys in _READ_LATER.items():
+            for key in keys:
+                tree.get(section, {}).pop(key, None)
+        return tree | {"metric": metric}
 
     return part(one) == part(other)
 
@@ -300,17 +324,43 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"remove it, or use one of: {', '.join(known)}"
 
 
+def _refuse_known(tree: dict[str, Any], path: Path) -> None:
+    for name, reasons in _REFUSED.items():
+        section, key = name.split(".")
+        value = tree.get(section, {}).get(key)
+        reason = reasons.get(value.casefold()) if isinstance(value, str) else None
+        if reason:
+            raise ConfigError(f"{path}: {name}: {value} cannot be honoured: {reason}")
+
+
+def _spell(tree: dict[str, Any]) -> None:
+    """A choice may be written in any case: AdaDelta, gem."""
+    for section, branch in tree.items():
+        for key, value in list(branch.items()) if isinstance(branch, dict) else ():
+            if not isinstance(value, str):
+                continue
+            meant = [choice for choice in _choices(section, key) if choice.casefold() == value.casefold()]
+            branch[key] = meant[0] if meant else value
+
+
+def _choices(section: str, key: str) -> list[str]:
+    """The words that a key may have, where they are a list."""
+    kind = typing.get_type_hints(TrainConfig).get(section)
+    hint = typing.get_type_hints(kind).get(key) if kind else None
+    for candidate in (hint, *typing.get_args(hint)):
+        if typing.get_origin(candidate) is Literal:
+            return [str(choice) for choice in typing.get_args(candidate)]
+    return []
+
+
 def _explain(error: str) -> str:
     """`section.key: what is wrong`, with the values that can be honoured where they are a list."""
     what, _, where = error.partition(" - at `$.")
     name = where.rstrip("`")
     section, _, key = re.sub(r"\[.*?\]", "", name).partition(".")
-    kind = typing.get_type_hints(TrainConfig).get(section)
-    hints = typing.get_type_hints(kind) if kind and key else {}
-    for candidate in (hints.get(key), *typing.get_args(hints.get(key))):
-        if typing.get_origin(candidate) is Literal:
-            choices = ", ".join(str(choice) for choice in typing.get_args(candidate))
-            return f"{name}: {what} cannot be honoured; use one of: {choices}"
+    choices = _choices(section, key) if key else []
+    if choices:
+        return f"{name}: {what} cannot be honoured; use one of: {', '.join(choices)}"
     return f"{name}: {what}; see configs/narw.yaml"
 
 
@@ -320,7 +370,12 @@ def _refuse(config: TrainConfig, path: Path) -> None:
         value = getattr(getattr(config, section), key)
         if value != only:
             raise ConfigError(f"{path}: {name}: {value} cannot be honoured; {remedy}")
-    audio, prediction = config.audio, config.prediction
+    audio, prediction, training = config.audio, config.prediction, config.training
+    chosen_by_validation = {
+        "training.save_best_checkpoint": training.save_best_checkpoint,
+        "prediction.temperature_scaling": prediction.temperature_scaling,
+        "prediction.threshold_selection": prediction.threshold_selection != "Fixed",
+    }
     rules = [
         (len(config.dataset.folds) > 1, "dataset.folds: one fold is trained at a time; name one"),
         (len(config.environment.gpus) > 1, "environment.gpus: one GPU is used; name one"),
@@ -342,9 +397,14 @@ def _refuse(config: TrainConfig, path: Path) -> None:
             prediction.hop_seconds > audio.training_chunk_seconds,
             "prediction.hop_seconds: must be at most audio.training_chunk_seconds, or audio goes unheard",
         ),
+        *_data_rules(config),
         (
             len(config.labels) != len(config.dataset.label_columns),
             "dataset.label_names: give one name for each of label_columns, or none",
+        ),
+        *(
+            (training.train_validation_data and asked, f"{name}: chooses by clips that train_validation_data trains on")
+            for name, asked in chosen_by_validation.items()
         ),
     ]
     for broken, text in rules:
@@ -352,9 +412,37 @@ def _refuse(config: TrainConfig, path: Path) -> None:
             raise ConfigError(f"{path}: {text}")
 
 
+def _data_rules(config: TrainConfig) -> list[tuple[bool, str]]:
+    """What keys of the data and of noise do not go together, with what to say."""
+    dataset, augmentation = config.dataset, config.augmentation
+    low_db, high_db = augmentation.noise_snr_db
+    custom = dataset.validation_strategy == "custom"
+    return [
+        (
+            custom and not dataset.validation_dataframe,
+            "dataset.validation_dataframe: the strategy custom needs it",
+        ),
+        (
+            bool(dataset.validation_dataframe) and dataset.validation_strategy not in ("custom", "automatic"),
+            f"dataset.validation_dataframe: validation_strategy: {dataset.validation_strategy} does not read it; "
+            "set custom, or None here",
+        ),
+        (not -200 <= low_db <= high_db <= 200, "augmentation.noise_snr_db: give the least and the most, in dB"),
+        (
+            bool(augmentation.noise_probability) and not (augmentation.noise_folder or augmentation.noise_simulated),
+            "augmentation.noise_probability: there is no noise; give noise_folder, or set noise_simulated: true",
+        ),
+    ]
+
+
 def _without_effect(tree: dict[str, Any], config: TrainConfig) -> list[str]:
-    notes = dict(_NO_EFFECT)
-    if not config.training.differential_learning_rate_layers:
+    notes, training = dict(_NO_EFFECT), config.training
+    own_rate = training.differential_learning_rate != training.learning_rate
+    if own_rate and not training.differential_learning_rate_layers:
         notes["training.differential_learning_rate"] = "differential_learning_rate_layers is empty"
+    if config.logging.neptune_project:
+        notes["logging.neptune_project"] = "no run is sent to a service"
+    if config.prediction.max_inference_chunk_seconds != Prediction().max_inference_chunk_seconds:
+        notes["prediction.max_inference_chunk_seconds"] = "inference_chunk_method Fix cuts what is longer"
     given = [f"{section}.{key}" for section, branch in tree.items() if isinstance(branch, dict) for key in branch]
     return [f"{name} has no effect: {notes[name]}" for name in given if name in notes]

@@ -6,10 +6,13 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from export import augment
+from export import augment, store
 from export.config import TrainConfig
-from export.dataset import Audio, Clips
+from export.dataset import Clips
+from export.device import autocast
+from export.metrics import METRICS
 from export.network import WhaleNet
+from export.store import Audio
 from pam_daemon.card import OperatingPoint
 
 _BATCH = 64
@@ -20,26 +23,47 @@ _RATES = (0.01, 0.02, 0.05, 0.1)  # false positive rates of the operating points
 def logits_of(network: WhaleNet, audio: Audio, config: TrainConfig, device: torch.device) -> Audio:
     """Logits (clips, labels) of waveforms (clips, samples), in evaluation mode."""
     network.eval()
-    half = device.type == "cuda" and config.environment.mixed_precision_inference
     parts = []
     with torch.inference_mode():
         for first in range(0, len(audio), _BATCH):
             log_mel = network.features(torch.from_numpy(audio[first : first + _BATCH]).to(device))
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            with autocast(device, config.environment.mixed_precision_inference):
                 logits = network.classify(log_mel.contiguous(memory_format=torch.channels_last))
             parts.append(logits.float().cpu().numpy())
     return np.concatenate(parts)
 
 
 def figures(network: WhaleNet, clips: Clips, config: TrainConfig, seed: int, device: torch.device) -> dict[str, float]:
-    """Loss and ROC AUC (mean over the labels) as the clips are and, with time shifts, with calls anywhere."""
+    """Loss, ROC AUC and the configured metric, as the clips are and, with time shifts, with calls anywhere."""
     logits = logits_of(network, clips.audio, config, device)
     loss = np.mean(np.logaddexp(0, logits) - clips.labels * logits)
     row = {"select_loss": float(loss), "select_roc_auc": roc_auc(clips.labels, logits)}
+    row[f"select_{config.prediction.metric.lower()}"] = metric(clips.labels, logits, config)
     if config.augmentation.time_shift_seconds:
         moved = shifted(clips, config, seed, copies=1)
-        row["select_shifted_roc_auc"] = roc_auc(moved.labels, logits_of(network, moved.audio, config, device))
+        logits = logits_of(network, moved.audio, config, device)
+        row["select_shifted_roc_auc"] = roc_auc(moved.labels, logits)
+        row[f"select_shifted_{config.prediction.metric.lower()}"] = metric(moved.labels, logits, config)
     return row
+
+
+def train_figures(network: WhaleNet, clips: Clips, config: TrainConfig, device: torch.device) -> dict[str, float]:
+    """The configured metric on the train clips as they are."""
+    logits = logits_of(network, clips.audio, config, device)
+    return {f"train_{config.prediction.metric.lower()}": metric(clips.labels, logits, config)}
+
+
+def metric(labels: Audio, logits: Audio, config: TrainConfig) -> float:
+    """`prediction.metric` at `prediction.probability_threshold`; both arguments are (clips, labels)."""
+    scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    return METRICS[config.prediction.metric](labels, scores, config.prediction.probability_threshold)
+
+
+def best_epoch(history: list[dict[str, float]], config: TrainConfig) -> int:
+    """The number, from 1, of the epoch with the best validation metric; of equals the first."""
+    key = f"select_{'shifted_' if config.augmentation.time_shift_seconds else ''}{config.prediction.metric.lower()}"
+    sign = 1 if METRICS[config.prediction.metric].higher_is_better else -1
+    return 1 + int(np.argmax([sign * row[key] if key in row else -np.inf for row in history]))
 
 
 def roc_auc(labels: Audio, scores: Audio) -> float:
@@ -55,9 +79,13 @@ def shifted(clips: Clips, config: TrainConfig, seed: int, copies: int = _PLACES)
     random = np.random.default_rng([seed, 4])
     index = np.tile(np.arange(len(clips)), copies)
     shifts = np.rint(random.uniform(-limit, limit, len(index))).astype(np.intp)
-    every = clips.take(index)
-    audio = augment.shift(every.audio, augment.fillings(clips, index, random), shifts, config.audio.sample_rate)
-    return Clips(every.names, audio, every.labels, every.hashes)
+    fillings = augment.quiet(clips, index, random)
+    audio = store.empty(len(index), clips.audio.shape[1])
+    for rows in store.batches(len(index)):
+        audio[rows] = augment.shift(
+            clips.audio[index[rows]], clips.audio[fillings[rows]], shifts[rows], config.audio.sample_rate
+        )
+    return Clips([clips.names[i] for i in index], audio, clips.labels[index], [clips.hashes[i] for i in index])
 
 
 def temperature(labels: Audio, logits: Audio) -> float:
@@ -80,7 +108,10 @@ def threshold_at(labels: Audio, scores: Audio, rate: float) -> float:
     without = np.sort(scores[labels == 0])
     allowed = int(rate * len(without))  # windows that may reach it
     highest = float(without[-1 - allowed]) if allowed < len(without) else 0.0
-    return min(1.0, (int(highest * 1000) + 1) / 1000)
+    steps = int(highest * 1000) + 1
+    if np.float32(steps / 1000) <= highest:  # scores are float32: the threshold is, beside them
+        steps += 1
+    return min(1.0, steps / 1000)
 
 
 def operating_points(labels: Audio, scores: Audio, chosen: float, data: str, window_s: float) -> list[OperatingPoint]:

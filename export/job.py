@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 
 from export.config import TrainConfig
 from export.network import WhaleNet
@@ -21,7 +23,7 @@ class Job:
 
     config: TrainConfig
     text: str  # the configuration's YAML, as used
-    data: Path
+    data: Sequence[Path]  # folders; none: the configuration names the tables
     out: Path
     weights: str | None
     resume: bool
@@ -37,6 +39,7 @@ class State:
     average: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: GradScaler
     history: History
     best: dict[str, Tensor] | None = None  # weights of the best epoch, where that is what is wanted
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import timm
 import torch
-from huggingface_hub import try_to_load_from_cache
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from export.config import TrainConfig
 from export.features import LogMel
+from export.weights import NO_WEIGHTS, check_backbone
 from pam_daemon.errors import ConfigError
 
-NO_WEIGHTS = "none"  # the value of --weights that means training from scratch
-_POOL = {"Average": "avg", "Max": "max", "Concat": "catavgmax"}
+# timm's names of what a feature map is pooled by; GeM, which timm lacks, takes the place of its average.
+POOLS = {"Average": "avg", "Max": "max", "AvgMax": "avgmax", "Concat": "catavgmax", "GeM": "avg"}
+_REASONS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError, OSError)
 
 
 class WhaleNet(nn.Module):
@@ -24,7 +27,8 @@ class WhaleNet(nn.Module):
     def __init__(self, config: TrainConfig, weights: Path | None = None) -> None:
         super().__init__()
         self.features = LogMel(config)
-        self.backbone = _backbone(config, weights)
+        silence = self.features(torch.zeros(2, config.window_samples))
+        self.backbone = _backbone(config, weights, silence)
 
     def forward(self, waveform: Tensor) -> Tensor:
         return self.classify(self.features(waveform))
@@ -50,59 +54,74 @@ class Scorer(nn.Module):
         return torch.sigmoid(self.network(waveform) / self.temperature)
 
 
-def find_weights(config: TrainConfig, weights: str | None) -> Path | None:
-    """The file with the backbone's first weights, or None to train from scratch. Nothing is downloaded.
+class GeM(nn.Module):
+    """Generalised mean pooling (Radenovic et al. 2018, arXiv:1711.02512): from average (p 1) towards maximum.
+
+    Args:
+        dim: of height and width.
+        keepdim: whether these stay, with length 1.
+    """
+
+    def __init__(self, dim: tuple[int, int], keepdim: bool) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(3.0))
+        self._dim, self._keepdim = dim, keepdim
+
+    def forward(self, features: Tensor) -> Tensor:
+        powers = features.float().clamp(min=1e-6) ** self.p
+        return powers.mean(self._dim, keepdim=self._keepdim) ** (1 / self.p)
+
+
+def _backbone(config: TrainConfig, weights: Path | None, log_mel: Tensor) -> nn.Module:
+    """timm's network, proved on spectrograms of this size, (batch, 1, mel bins, frames).
 
     Raises:
-        ConfigError: the file is missing, or `pretrained: true` and no weights are on this computer.
+        ConfigError: timm lacks it, it cannot be built as configured, or the weights do not fit.
     """
-    if weights == NO_WEIGHTS:
-        return None
-    if weights is not None:
-        if not Path(weights).is_file():
-            raise ConfigError(f"--weights {weights}: no such file; give a file or `--weights {NO_WEIGHTS}`")
-        return Path(weights)
-    if not config.architecture.pretrained:
-        return None
-    name = config.architecture.backbone
-    source = timm.get_pretrained_cfg(name)
-    repository = source.hf_hub_id if source else None
-    cached = try_to_load_from_cache(repository, "model.safetensors") if repository else None
-    if isinstance(cached, str):
-        return Path(cached)
-    raise ConfigError(
-        f"architecture.pretrained: no weights of {name} on this computer; give --weights FILE "
-        f"(timm's, .safetensors or .pth) or train from scratch with `--weights {NO_WEIGHTS}`"
-    )
-
-
-def _backbone(config: TrainConfig, weights: Path | None) -> nn.Module:
-    architecture = config.architecture
+    architecture, size = config.architecture, tuple(log_mel.shape[2:])
     name = architecture.backbone
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"{name[:6]}*")[:8]) or "resnet18, resnet50"
-        raise ConfigError(f"architecture.backbone: timm has no {name}; try {near}")
-    overlay = {"file": str(weights)} if weights else None
+    check_backbone(name)
+    known = timm.get_pretrained_cfg(name)
+    options: dict[str, Any] = {"img_size": size} if known and known.fixed_input_size else {}
+    if weights:
+        options["pretrained_cfg_overlay"] = {"file": str(weights)}
     try:
         backbone: nn.Module = timm.create_model(
             name,
             pretrained=weights is not None,
-            pretrained_cfg_overlay=overlay,
             in_chans=1,  # timm adds up the three colours of the first convolution
             num_classes=len(config.labels),
-            global_pool=_POOL[architecture.pool],
+            global_pool=POOLS[architecture.pool],
             drop_rate=architecture.dropout,
+            **options,
         )
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError, UnpicklingError) as error:
+        with torch.no_grad():
+            backbone.eval()(log_mel)
+    except (*_REASONS, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
         if weights:
             text = f"--weights: {weights} does not fit {name} ({reason}); give another file or `--weights {NO_WEIGHTS}`"
         else:
-            text = f"architecture.backbone: {name} cannot be built ({reason}); use resnet50"
+            text = (
+                f"architecture.backbone: {name} cannot be built for {size[0]} mel bins x {size[1]} frames with "
+                f"pool {architecture.pool} ({reason}); use resnet50, or other audio keys"
+            )
         raise ConfigError(text) from error
     if weights:
         _complete(backbone, weights, name)
-    return backbone
+    if architecture.pool == "GeM":
+        _pool_by_gem(backbone, name)
+    return backbone.train()
+
+
+def _pool_by_gem(backbone: nn.Module, name: str) -> None:
+    pools = [module for module in backbone.modules() if isinstance(module, SelectAdaptivePool2d)]
+    if not pools:
+        raise ConfigError(f"architecture.pool: {name} pools no feature map, so GeM cannot be honoured; use Average")
+    for module in pools:
+        average = module.pool
+        gem = GeM(getattr(average, "dim", (2, 3)), not getattr(average, "flatten", False))
+        module.pool = gem  # type: ignore[assignment] # of the modules that it may be, timm's first
 
 
 def _complete(backbone: nn.Module, weights: Path, name: str) -> None:

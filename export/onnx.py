@@ -17,8 +17,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export.checkpoint import replacing
-from export.dataset import Audio
 from export.network import Scorer
+from export.store import Audio
 
 INPUT = "waveform"
 OUTPUT = "scores"

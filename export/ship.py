@@ -21,10 +21,12 @@ from rich.console import Console
 from export import augment, evaluate, onnx
 from export.checkpoint import replacing
 from export.config import TrainConfig
-from export.dataset import Audio, Clips, Split, read_table
+from export.dataset import Clips, Split
 from export.features import empty_bins_warning
 from export.job import Job
 from export.network import Scorer, WhaleNet
+from export.store import Audio
+from export.table import read_table
 from pam_daemon import card as cards
 from pam_daemon.errors import ModelError
 
@@ -226,7 +228,7 @@ def _training(
         configuration=job.text,
         seed=trained.seed,
         epochs=trained.epoch,
-        data=f"{job.data.name}: {len(split.train)} train and {len(split.select)} select clips",
+        data=f"{split.data}: {len(split.train)} train and {len(split.select)} select clips",
         split=split.description,
         notice=config.dataset.notice,
         prior=round(float(split.train.labels.mean()), 4),
@@ -243,8 +245,10 @@ def _figures(part: str, labels: Audio, scores: Audio, threshold: float) -> dict[
 
 
 def _notes(trained: Trained) -> list[str]:
-    warning = empty_bins_warning(trained.config)
-    return [*([warning] if warning else []), *([trained.config.dataset.note] if trained.config.dataset.note else [])]
+    config = trained.config
+    overlap = "the select clips were trained on: figures on them promise too much"
+    notes = (empty_bins_warning(config), config.dataset.note, config.training.train_validation_data and overlap)
+    return [note for note in notes if note]
 
 
 def _count(trained: Trained, ledger: Path | None) -> int:

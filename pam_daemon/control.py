@@ -15,7 +15,7 @@ import platformdirs
 from pam_daemon.clock import NS_PER_S, parse_rfc3339
 from pam_daemon.errors import EndpointError
 from pam_daemon.journal import Journal
-from pam_daemon.records import Wire
+from pam_daemon.records import Mode, Wire
 
 _TIMEOUT_S = 1.0
 _ANSWER_TIMEOUT_S = 10.0
@@ -23,19 +23,24 @@ _DAY_NS = 86_400 * NS_PER_S
 _SERVICES = Path("/run/pamd")  # the unit's RuntimeDirectory, a directory a station
 
 
-def socket_path(station: str) -> Path:
-    """Where a station's socket is: in systemd's or the user's runtime directory, else beside the user's journals."""
+def address(station: str, mode: Mode) -> str:
+    """What a station's process is called on this machine; a drill runs beside the one that listens."""
+    return f"{station}.drill" if mode == "drill" else station
+
+
+def socket_path(address: str) -> Path:
+    """Where a process's socket is: in systemd's or the user's runtime directory, else beside the user's journals."""
     given = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if given:
-        return Path(given) / f"{station}.sock"
+        return Path(given) / f"{address}.sock"
     # Without XDG_RUNTIME_DIR there is no private runtime directory, only one below /tmp.
     private = platformdirs.user_runtime_path if os.environ.get("XDG_RUNTIME_DIR") else platformdirs.user_state_path
-    return private("pamd") / f"{station}.sock"
+    return private("pamd") / f"{address}.sock"
 
 
-def running_socket_path(station: str) -> Path:
+def running_socket_path(station: str, mode: Mode = "live") -> Path:
     """Where whoever asks finds a station's socket: their own daemon's, else the service's."""
-    own = socket_path(station)
+    own = socket_path(address(station, mode))
     service = _SERVICES / station
     return service / own.name if service.is_dir() and not own.exists() else own
 
@@ -51,7 +56,7 @@ class Control:
         self._path = path
         self._answer = answer
         if _is_served(path):
-            raise EndpointError(f"{path}: another pamd answers here; give this one another --station")
+            raise EndpointError(f"{path}: another pamd answers here; end it, or give this one another --station")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -16,6 +16,7 @@ from types import FrameType
 import platformdirs
 import structlog
 
+from pam_daemon import retention
 from pam_daemon.chores import Chore, Rota
 from pam_daemon.clock import NS_PER_S, Clock, SampleClock, utc_ns_of
 from pam_daemon.config import Config
@@ -28,7 +29,7 @@ from pam_daemon.outlets.bridge import Feed
 from pam_daemon.outlets.bridges import Bridges
 from pam_daemon.outlets.recorder import Recorder
 from pam_daemon.records import Event, Wire
-from pam_daemon.sources import Outage
+from pam_daemon.sources import Outage, Source
 from pam_daemon.sources.file import Recording
 from pam_daemon.sources.hydrophone import Hydrophone
 from pam_daemon.stages import Supervisor
@@ -36,7 +37,6 @@ from pam_daemon.station import Station
 from pam_daemon.stream import PLACES_EVERY_S, Origin, Stream
 
 EFFORT_EVERY_S = 900.0
-CANARY_EVERY_S = 180.0
 LINE_EVERY_S = 60.0  # one canonical line in the log
 _LOAD_EVERY_S = 1.0
 # What the device's process has kept while the daemon was held up comes at once: the ring has room for all of it.
@@ -117,7 +117,7 @@ def _replay_one(station: Station, recording: Recording, speed: float | None, pro
     progress.done_s, progress.stream = progress.heard_s, None
 
 
-Heard = tuple[DeviceChoice, Hydrophone]
+Heard = tuple[DeviceChoice, Source]
 
 
 @contextmanager
@@ -134,7 +134,7 @@ def hydrophones(
 
 
 def run(station: Station, devices: Sequence[Heard], config: Config, load: Callable[[], Config]) -> None:
-    """Listen to devices until SIGTERM or SIGINT; what was captured until then is analysed.
+    """Listen to devices, or to what plays in their place, until SIGTERM or SIGINT; what was captured is analysed.
 
     A device that is lost is opened again, as often as it takes. SIGHUP reads the configuration again, with `load`.
 
@@ -147,20 +147,19 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
     port = config.metrics.port
     scraped = nullcontext() if port is None else metrics.serve(port, station.status)
     with _signals(station.crew.stop, hangup), scraped:
-        control = Control(socket_path(station.name), station.state)
+        control = Control(socket_path(station.address), station.state)
         fillers: list[tuple[str, Callable[[], None]]] = []
         streams: list[Stream] = []
-        for choice, hydrophone in devices:
+        for choice, source in devices:
             prefix = f"{_device_name(choice)}-" if len(devices) > 1 else ""
-            room_s = config.capture.ring_s + _BURST_S + _PIPE_SAMPLES / hydrophone.channels / hydrophone.sample_rate_hz
+            room_s = config.capture.ring_s + _BURST_S + _PIPE_SAMPLES / source.channels / source.sample_rate_hz
             own = [
-                station.add_stream(f"{prefix}ch{channel}", hydrophone, room_s, wait=False)
-                for channel in choice.channels
+                station.add_stream(f"{prefix}ch{channel}", source, room_s, wait=False) for channel in choice.channels
             ]
             rows = [channel - 1 for channel in choice.channels]
             stage = f"capture {choice.device}"
             work: Callable[[], None] = partial(
-                fill, hydrophone.blocks(), own, rows, station.clock, station.stages.add(stage)
+                fill, source.blocks(), own, rows, station.clock, station.stages.add(stage)
             )
             fillers.append((stage, work))
             streams += own
@@ -172,7 +171,7 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
         with _bridges(station, config) as bridges:
             for name, work in fillers:
                 station.crew.start(name, work)
-            worker = station.crew.start("worker", partial(_run_worker, station, streams))
+            worker = station.crew.start("worker", partial(_run_worker, station, streams, config.model.canary_s))
             if recorder is not None:
                 station.crew.start("recorder", partial(recorder.run, worker.is_alive))
             station.crew.start("control", partial(control.run, station.crew.stop))
@@ -184,9 +183,9 @@ def run(station: Station, devices: Sequence[Heard], config: Config, load: Callab
 def _bridges(station: Station, config: Config) -> Iterator[Bridges]:
     """The station's bridges; they end when nothing more is journalled."""
     feed = Feed(station.open_journal, station.appended, station.tell, station.clock)
-    bridges = Bridges(station.name, feed, station.crew.start)
+    bridges = Bridges(station.address, feed, station.crew.start)
     bridges.prepare(config.bridges)()
-    station.bridges = bridges.status
+    station.bridges, station.handed_over = bridges.status, bridges.handed_over
     try:
         yield bridges
     finally:
@@ -253,12 +252,13 @@ def _open(choice: DeviceChoice, stop: threading.Event, clock: Clock, keep_s: flo
     return hydrophone
 
 
-def _run_worker(station: Station, streams: Sequence[Stream]) -> None:
+def _run_worker(station: Station, streams: Sequence[Stream], canary_s: float) -> None:
     chores = [
         Chore(EFFORT_EVERY_S, station.report_effort),
         Chore(PLACES_EVERY_S, station.keep_places),
-        Chore(CANARY_EVERY_S, station.test_model),
+        Chore(canary_s, station.test_model),
         Chore(_LOAD_EVERY_S, station.judge_load),
+        Chore(retention.EVERY_S, station.tidy),
     ]
     station.analyse(streams, chores)
     station.keep_places()
@@ -270,13 +270,14 @@ def _device_name(choice: DeviceChoice) -> str:
 
 def log_record(wire: Wire, new: bool) -> None:
     """What `run` logs of each record; the journal has the rest."""
-    fields = {"id": wire["id"], "stream": wire["stream"], "seq": wire["seq"]}
+    fields = {key: wire[key] for key in ("id", "stream", "seq", "mode")}
     match wire["kind"]:
         case "detection":
             log.info("detection", label=wire["label"], score=round(wire["score"], 3), peak=wire["peak_utc"], **fields)
         case "alert":
-            shown = {key: wire[key] for key in ("rule", "level", "label", "count", "expires_utc", "coverage", "flood")}
-            log.warning(f"alert {wire['state']}", **shown, **fields)
+            shown = {key: wire[key] for key in ("rule", "label", "count", "expires_utc", "coverage", "flood")}
+            # `level` is the log's own word, for how bad it is.
+            log.warning(f"alert {wire['state']}", alert_level=wire["level"], **shown, **fields)
         case "gap":
             log.warning("gap", term=wire["term"], reason=wire["reason"], duration_s=wire["duration_s"], **fields)
         case "event":

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from pam_daemon.clock import NS_PER_S, Clock
+from pam_daemon.clock import Clock
 from pam_daemon.live_clock import LiveClock
 from pam_daemon.sources import Audio, Missing
 from pam_daemon.sources.file import Recording
+from pam_daemon.sources.player import block_samples, paced
 from pam_daemon.stream import Origin, Stream
 
-_BLOCK_S = 0.1  # of sound at a time, where the speed of a replay is bounded
-_BLOCK_SAMPLES = 32_768  # where it is not: as much as costs little memory at any rate
+_BLOCK_SAMPLES = 32_768  # where the speed of a replay is not bounded: as much as costs little memory at any rate
 
 
 def fill(
@@ -67,12 +67,11 @@ def file_pieces(
 ) -> Iterator[Audio | Missing]:
     """A recording's pieces as fast as they are taken (None), or so many times faster than they were recorded."""
     rate_hz = recording.sample_rate_hz
-    began_ns, samples = clock.monotonic_ns(), 0
-    for piece in recording.blocks(_BLOCK_SAMPLES if speed is None else max(1, round(_BLOCK_S * rate_hz))):
-        samples += piece.samples.shape[1] if isinstance(piece, Audio) else piece.samples
-        if speed is not None:
-            due_ns = began_ns + int(samples * NS_PER_S / rate_hz / speed)
-            stop.wait(max(due_ns - clock.monotonic_ns(), 0) / NS_PER_S)
+    if speed is not None:
+        for piece, _ in paced(recording.blocks(block_samples(rate_hz)), rate_hz, speed, stop, clock):
+            yield piece
+        return
+    for piece in recording.blocks(_BLOCK_SAMPLES):
         if stop.is_set():
             return
         yield piece

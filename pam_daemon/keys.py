@@ -59,7 +59,7 @@ def new_pair(directory: Path, name: str) -> KeyPair:
     Raises:
         KeyFileError: a name that is none, or has a key pair already; a directory that cannot be written.
     """
-    path = _secret_path(directory, name)
+    path = secret_path(directory, name)
     public, secret = zmq.curve_keypair()
     while public.startswith(b"-"):  # a command would take it for an option
         public, secret = zmq.curve_keypair()
@@ -176,7 +176,7 @@ def station_keys(directory: Path, station: str) -> StationKeys:
     Raises:
         KeyFileError: see `read_pair`, `read_subscribers`.
     """
-    path = _secret_path(directory, station)
+    path = secret_path(directory, station)
     loaded = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nowhere")) / path.name
     # systemd gives the service's user access by an ACL, which looks like a right of the group's.
     own = read_pair(loaded, guarded=True) if os.access(loaded, os.R_OK) else read_pair(path)
@@ -212,7 +212,12 @@ def _put(path: Path, text: str, mode: int, place: Callable[[Path, Path], None]) 
             raise KeyFileError(f"{path}: cannot be written: {error.strerror}; give --dir") from error
 
 
-def _secret_path(directory: Path, name: str) -> Path:
+def secret_path(directory: Path, name: str) -> Path:
+    """Where a station's or subscriber's key pair is.
+
+    Raises:
+        KeyFileError: a name that is none.
+    """
     _check_name(name, "NAME")
     return directory / f"{name}{_SECRET_SUFFIX}"
 

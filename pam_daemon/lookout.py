@@ -10,11 +10,11 @@ import structlog
 
 from pam_daemon.alerts.recall import recall
 from pam_daemon.alerts.rules import Pace, promise
-from pam_daemon.alerts.tally import Candidate, Rule
+from pam_daemon.alerts.tally import Candidate, Decision, Rule
 from pam_daemon.alerts.watch import Watch, missed_by
 from pam_daemon.clock import Clock, rfc3339
 from pam_daemon.journal import Journal
-from pam_daemon.records import STATION_WIDE, Detection, Record
+from pam_daemon.records import STATION_WIDE, AlertStatus, Detection, Record
 from pam_daemon.stream import Analysis, Stream
 
 _PATIENCE_S = 3600.0  # of a live station, with UTC that is set back
@@ -53,7 +53,7 @@ class Lookout:
             log.info("alert rule", rule=rule.name, text=text, fastest_s=fastest_s, slowest_s=slowest_s)
 
     def begin(self, streams: Sequence[Stream], journal: Journal | None, places: Mapping[str, int]) -> None:
-        """Watch these streams; a live station goes on where the process before it ended, which its journal tells.
+        """Watch these streams; a station goes on where the process before it ended, which its journal tells.
 
         Args:
             places: by stream, the UTC in nanoseconds up to which that process listened.
@@ -62,7 +62,8 @@ class Lookout:
         self._watch.begin(list(self._streams))
         if journal is not None and self._analysis.mode != "replay":
             told = recall(journal, self._analysis.station, self._analysis.mode, self._rules, places)
-            self._watch.resume(*told, places)
+            if not journal.damaged:  # else perhaps not all was told: nothing is known of before
+                self._watch.resume(*told, places)
 
     def follow(self, records: Sequence[Record]) -> list[Record]:
         """What the streams have just told, and how far they are now -> what becomes of alerts."""
@@ -70,12 +71,37 @@ class Lookout:
             self._watch.change(self._changes.popleft())
         progress = [place for stream in self._streams.values() if (place := stream.progress()) is not None]
         missed = (stretch for record in records if (stretch := missed_by(record.stream, record.body)))
-        decisions = self._watch.advance(self._heard(records), missed, progress)
+        return self._records(self._watch.advance(self._heard(records), missed, progress))
+
+    def close(self) -> list[Record]:
+        """Nobody goes on with what stands: it lapses."""
+        return self._records(self._watch.close())
+
+    def standing(self) -> tuple[AlertStatus, ...]:
+        """The alerts that have not ended, in the order of the rules; on any thread."""
+        return tuple(
+            AlertStatus(
+                alert=standing.id,
+                rule=standing.body.rule,
+                label=standing.body.label,
+                level=standing.body.level,
+                first_utc=standing.body.first_utc,
+                last_utc=standing.body.last_utc,
+                expires_utc=standing.body.expires_utc,
+            )
+            for standing in self._watch.standing()
+        )
+
+    def _records(self, decisions: Sequence[Decision]) -> list[Record]:
         analysis, now = self._analysis, rfc3339(self._clock.utc_ns())
         return [
             Record("alert", analysis.station, STATION_WIDE, analysis.mode, decision.id, now, decision.body)
             for decision in decisions
         ]
+
+    def needed_ns(self) -> int:
+        """Since when, in stream time, the journal's records are needed to go on after a restart."""
+        return self._watch.needed_ns()
 
     def change(self, rules: Sequence[Rule]) -> None:
         """Other rules from the next round on."""

@@ -186,6 +186,25 @@ class BridgeStatus(msgspec.Struct, frozen=True):
     refused: int  # records that it would not take, since the start
 
 
+class JournalStatus(msgspec.Struct, frozen=True):
+    """How much the journal holds; in the heartbeat of a station that keeps it within limits."""
+
+    bytes: int  # of the records and their indexes, and of the WAL; not what is free in the file
+    oldest_utc: dict[str, str]  # by kind, when the oldest record was made that is kept
+
+
+class AlertStatus(msgspec.Struct, frozen=True):
+    """An alert that stands: for who comes too late for its records."""
+
+    alert: str  # the id of its `raised` record
+    rule: str
+    label: str
+    level: Level
+    first_utc: str | None
+    last_utc: str | None
+    expires_utc: str | None
+
+
 class Status(msgspec.Struct, frozen=True):
     """The heartbeat; not journalled."""
 
@@ -203,6 +222,8 @@ class Status(msgspec.Struct, frozen=True):
     dropped_records: int
     disk_free_bytes: int | None
     bridges: dict[str, BridgeStatus] = {}
+    journal: JournalStatus | None = None
+    alerts: tuple[AlertStatus, ...] = ()
 
 
 Body = Detection | Alert | Gap | Effort | Event | Status

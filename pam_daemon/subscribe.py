@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from pam_daemon.errors import EndpointError, KeyFileError
 from pam_daemon.keys import public_key, read_pair
 from pam_daemon.place import Place, PlaceFile
 from pam_daemon.publish import recovery_port, with_port
-from pam_daemon.records import Wire, read_record
+from pam_daemon.records import Seq, Wire, read_record
 
 _HIGH_WATER_MARK = 10_000  # messages that wait for us here; the rest waits in the journal
 _ANSWER_S = 5.0
@@ -29,6 +30,7 @@ class _Reply(msgspec.Struct):
 
     log: str
     records: list[msgspec.Raw]
+    expired_seq: Seq | None = None
 
 
 class Subscriber:
@@ -70,12 +72,16 @@ class Subscriber:
     ) -> None:
         if (key is None) != (server_key is None):
             raise KeyFileError("a key of one's own and the station's go together: give both --key and --server-key")
+        # libzmq takes ports that there are not, and protocols that no station speaks, and waits for ever.
+        if not re.fullmatch(r"tcp://[^\s/]+:\d{1,5}", endpoint) or not 0 < recovery_port(endpoint) - 1 < 65_536:
+            raise EndpointError(f"{endpoint}: no address of a station; give tcp://HOST:PORT")
         self.endpoint = endpoint
         self._key = None if key is None else read_pair(key)
         self._server_key = None if server_key is None else public_key(server_key)
         self.unreadable_messages = 0  # that are no record, nor an answer: passed over
         self.recovered_records = 0  # that did not come by themselves
         self.lost_records = 0  # noticed and not to be had any more: at least so many
+        self.expired_seq = 0  # up to here a station had deleted, for their age or its room, records that we had not had
         self.waiting = False  # recovery does not answer, and records wait for it
         self.unsaved: str | None = None  # why the place cannot be stored, while it cannot
         self._file = PlaceFile(state) if state else None
@@ -93,7 +99,7 @@ class Subscriber:
             self._records = self._socket(zmq.SUB)
             self._handshakes = Handshakes(self._records, endpoint, self._key)
             self._records.connect(endpoint)
-        except (zmq.ZMQError, ValueError) as error:
+        except zmq.ZMQError as error:
             self._context.destroy(linger=0)
             raise EndpointError(f"{endpoint}: cannot connect: {error}; give tcp://HOST:PORT") from error
 
@@ -202,6 +208,8 @@ class Subscriber:
         try:
             reply = msgspec.json.decode(answer or b"", type=_Reply)
             records = [read_record(record) for record in reply.records] if reply.log == place.log else []
+            if reply.log == place.log and (reply.expired_seq or 0) > place.seq:
+                self.expired_seq = reply.expired_seq or 0
             return [record for record in records if record.get("seq") is not None]
         except (ValueError, RecursionError):
             self.unreadable_messages += answer is not None

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
+import soundfile
+
 from export.config import TrainConfig, load
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -59,3 +62,18 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def synthetic_clips(folder: Path) -> Path:
+    """A folder of 24 clips of noise, every other one with a tone: 16 to train with and 8 to select by."""
+    random = np.random.default_rng(1)
+    (folder / "audio").mkdir(parents=True)
+    rows = [
+        {"clip_name": f"{i:02}.wav", "label": str(i % 2), "split": "select" if i >= 16 else "train"} for i in range(24)
+    ]
+    for i, row in enumerate(rows):
+        tone = 0.2 * (i % 2) * np.sin(2 * np.pi * 200 * np.arange(4000) / 2000)
+        soundfile.write(folder / "audio" / row["clip_name"], random.normal(0, 0.1, 4000) + tone, 2000)
+    write_table(folder / "train.csv", [{key: row[key] for key in ("clip_name", "label")} for row in rows])
+    write_table(folder / "clips.csv", [{key: row[key] for key in ("clip_name", "split")} for row in rows])
+    return folder

@@ -78,6 +78,27 @@ def toy_model(path: Path, *, card: dict[str, Any] | None = None, labels: int = 1
     return path
 
 
+def wrong_alone(path: Path) -> Path:
+    """The toy, whose scores are wrong once windows come alone: not in the self-test, which scores all in one batch."""
+    model = onnx.load(toy_model(path))
+    graph = model.graph
+    (logit,) = [node for node in graph.node if node.output[0] == "logit"]
+    logit.output[0] = "right"
+    alone = [
+        helper.make_node("Shape", ["waveform"], ["batch_size"], start=0, end=1),
+        helper.make_node("Equal", ["batch_size", "one"], ["is_alone"]),
+        helper.make_node("Cast", ["is_alone"], ["wrong"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["right", "wrong"], ["logit"]),
+    ]
+    nodes = list(graph.node)
+    place = nodes.index(logit) + 1
+    del graph.node[:]
+    graph.node.extend([*nodes[:place], *alone, *nodes[place:]])
+    graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "one"))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
 def _loudness(labels: int) -> onnx.ModelProto:
     """Waveform (batch, 4000) -> scores (batch, labels)."""
     constants: dict[str, npt.NDArray[Any]] = {

@@ -30,7 +30,7 @@ from servers import Broker, Side, Udp, Web, await_true, every_side, free_port
 from sound import DEVICE, SoundServer
 
 from pam_daemon.clock import NS_PER_S, SystemClock, rfc3339
-from pam_daemon.config import BridgeChoice, Filter, Webhook, load_config
+from pam_daemon.config import BridgeChoice, Filter, Webhook
 from pam_daemon.errors import ConfigError
 from pam_daemon.held import Held
 from pam_daemon.journal import Gong, Journal
@@ -38,6 +38,7 @@ from pam_daemon.outlets.bridge import Feed, passes, place_path
 from pam_daemon.outlets.bridges import Bridges
 from pam_daemon.outlets.pgalm import sentence
 from pam_daemon.records import Detection, Event, Kind, Latency, Mode, ModelName, Record, Wire, record_id
+from pam_daemon.settings import load_config
 
 KINDS = ("mqtt", "webhook", "pgalm")
 
@@ -374,6 +375,7 @@ def test_the_alarm_sentence_is_pamguards() -> None:
     """Fields, their forms and the checksum as PAMGuard writes them, reckoned by hand."""
     alert: Wire = {
         "kind": "alert",
+        "mode": "live",
         "station": "reef",
         "rule": "tally-15min",
         "level": "detected",
@@ -387,6 +389,7 @@ def test_the_alarm_sentence_is_pamguards() -> None:
     assert ",0,3.0,0*" in sentence(alert | {"state": "cleared"})
     assert ",0,3.0,0*" in sentence(alert | {"state": "lapsed"})
     assert ",20090329,170511," in sentence(alert | {"last_utc": None})
+    assert sentence(alert | {"mode": "drill"}).startswith("$PGALM,DRILL reef-tally-15min,20090329,")
     wire = detection(1, label="up*call, $x", score=0.96).wire()
     assert sentence(wire).startswith("$PGALM,pamd-up_call_ _x,20090329,171501,1,1.0,0*")
 

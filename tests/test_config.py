@@ -11,8 +11,9 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from pam_daemon.config import AlertRule, Config, Device, Mqtt, Pgalm, Webhook, commented_yaml, load_config
+from pam_daemon.config import AlertRule, Config, Device, Mqtt, Pgalm, Webhook
 from pam_daemon.errors import ConfigError
+from pam_daemon.settings import commented_yaml, load_config
 
 SHIPPED = REPOSITORY / "configs" / "pamd.yaml"
 SHA = "0" * 64

@@ -16,15 +16,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import soundfile
 from fakes import FakeClock
 from numpy.typing import NDArray
+from servers import Broker, Udp, Web, every_side
 from sound import DEVICE, RATE_HZ, SoundServer, sound_server
 
 from pam_daemon.clock import Sync
 from pam_daemon.control import Control
+from pam_daemon.keys import allow, new_pair
 from pam_daemon.tools.doctor.machine import check_clock, check_systemd
 from pam_daemon.tools.doctor.sound import judge_level
 from pam_daemon.tools.doctor.sounding import mains_hum, true_rate
@@ -389,3 +392,42 @@ def test_the_unit_is_judged_by_what_systemctl_shows(
     assert result.verdict == verdict
     assert remedy is None or remedy in (result.remedy or "")
     assert (result.remedy is None) == (verdict == "ok")
+
+
+# Who may listen, and whom records are handed on to.
+
+
+def test_keys_are_looked_at_as_the_daemon_will(toy: Path, tmp_path: Path) -> None:
+    """None yet, one whose mode is wrong, and a pair with somebody allowed."""
+    directory, common = tmp_path / "keys", ("--station", "harbour", "--model", toy, "--journal", tmp_path / "journal")
+    (missing,) = doctor(*common, "--keys", directory)["keys"]
+    assert missing["verdict"] == "failure" and "harbour.secret" in missing["found"]
+    assert "pamd keys new" in missing["remedy"]
+    new_pair(directory, "harbour")
+    own, nobody = doctor(*common, "--keys", directory)["keys"]
+    assert (own["verdict"], nobody["verdict"]) == ("ok", "warning") and "pamd keys allow" in nobody["remedy"]
+    allow(directory, "ferry", new_pair(tmp_path / "ferrys", "ferry").public)
+    assert [result["verdict"] for result in doctor(*common, "--keys", directory)["keys"]] == ["ok", "ok"]
+    (directory / "harbour.secret").chmod(0o644)
+    (known,) = doctor(*common, "--keys", directory)["keys"]
+    assert known["verdict"] == "failure" and "readable by others" in known["found"]
+
+
+def test_each_bridge_is_looked_for_and_gets_no_record(toy: Path, tmp_path: Path) -> None:
+    """Down, up, and one whose secret cannot be read; the station's own place at the broker is left to it."""
+    common = ("--model", toy, "--journal", tmp_path / "journal", "--config", tmp_path / "pamd.yaml")
+    with every_side(tmp_path) as sides:
+        bridges = [msgspec.to_builtins(side.choice) for side in sides.values()]
+        secret = {"kind": "webhook", "name": "secret", "url": "https://localhost/", "token_file": "/nowhere/token"}
+        (tmp_path / "pamd.yaml").write_text(json.dumps({"bridges": [*bridges, secret]}))
+        results = doctor(*common)
+        down = results["bridge"]
+        assert [result["verdict"] for result in down] == ["warning", "warning", "ok"], "UDP tells nothing"
+        assert all("refused" in result["found"] for result in down[:2])
+        assert results["settings"][0]["found"].startswith("bridge secret: token_file: /nowhere/token: cannot be read")
+        for side in sides.values():
+            side.start()
+        assert [result["verdict"] for result in doctor(*common)["bridge"]] == ["ok", "ok", "ok"]
+        mqtt, web, udp = sides.values()
+        assert isinstance(mqtt, Broker) and isinstance(web, Web) and isinstance(udp, Udp)
+        assert (mqtt.seen, web.posts, udp.heard) == ([], [], [])

@@ -17,12 +17,14 @@ import msgspec
 import numpy as np
 import pytest
 import soundfile
+import zmq
 from fakes import event
 from ports import free_endpoint
 from test_publish import House
 
 from pam_daemon.journal import Journal
-from pam_daemon.records import Mode, Record, Wire
+from pam_daemon.records import Kind, Mode, Record, Wire
+from pam_daemon.tools.console import readable
 
 PAMD = [sys.executable, "-m", "pam_daemon"]
 PATIENCE_S = 60.0
@@ -160,6 +162,62 @@ def test_a_drill_is_taken_where_it_is_asked_for(house: House, listen: Callable[.
     assert [wire["id"] for wire in listener.records()] == ["alert2"]
 
 
+@pytest.mark.parametrize(("options", "expected"), [((), ["new"]), (("--from", "beginning"), ["old", "new"])])
+def test_a_command_is_not_run_for_what_was_before_its_first_start(
+    options: Sequence[str], expected: Sequence[str], house: House, listen: Callable[..., Listener], tmp_path: Path
+) -> None:
+    """Unless that is asked for; after a restart, for all that came meanwhile."""
+    house.journal.append([renamed("old")])
+    options = ("--exec", "cat", "--state", str(tmp_path / "place"), *options)
+    first = listen(house.publisher.endpoint, *options, house=house)
+    until(lambda: '":1' in (tmp_path / "place").read_text() or first.lines())
+    house.journal.append([renamed("new")])
+    until(lambda: [wire["id"] for wire in first.records()] == expected)
+    assert first.end() == 0
+    house.journal.append([renamed("meanwhile")])
+    again = listen(house.publisher.endpoint, *options, house=house)
+    until(again.lines)
+    assert [wire["id"] for wire in again.records()] == ["meanwhile"]
+
+
+def renamed(identity: str) -> Record:
+    return msgspec.structs.replace(alert(0), id=identity)
+
+
+def test_every_record_of_a_drill_says_so_in_its_line(house: House) -> None:
+    """Whatever its kind; those of others do not."""
+    kinds: list[Kind] = ["detection", "alert", "gap", "effort", "event"]
+    for kind in kinds:
+        wire = event(0, kind=kind).wire() | {"mode": "drill", **BODIES.get(kind, {})}
+        assert readable(wire).startswith("2026-01-01T00:00:00Z DRILL pamd/ch1 ")
+        assert readable(wire | {"mode": "live"}).startswith(f"2026-01-01T00:00:00Z pamd/ch1 {kind} ")
+
+
+# What the lines of these kinds tell.
+BODIES: dict[str, Wire] = {
+    "detection": {"label": "upcall", "score": 0.9, "peak_utc": "2026-01-01T00:00:00.000000Z"},
+    "alert": {"state": "raised", "level": "detected", "count": 3, "label": "upcall", "window_s": 900.0}
+    | {"expires_utc": None, "flood": False, "rule": "tally", "coverage": 1.0},
+    "gap": {"term": "gap", "reason": "absent", "duration_s": 3.0, "start_utc": "2026-01-01T00:00:00.000000Z"},
+    "effort": {"analysed_samples": 1, "elapsed_samples": 2, "sample_rate_hz": 2000},
+}
+
+
+def test_what_is_no_record_is_told(listen: Callable[..., Listener]) -> None:
+    """How many messages were passed over; it goes on with those that are records."""
+    with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
+        port = publisher.bind_to_random_port("tcp://127.0.0.1")
+        listener = listen(f"tcp://127.0.0.1:{port}")
+        assert publisher.recv() == b"\x01"
+        for frame in (b"garbled", b"{}", msgspec.json.encode(event(1).wire())):
+            publisher.send_multipart([b"event/pamd/ch1", frame])
+        until(lambda: len(listener.records()) == 1)
+        until(lambda: "2 messages" in listener.said())
+    assert (
+        listener.said() == f"tcp://127.0.0.1:{port}: 2 messages that are no record, nor an answer, were passed over\n"
+    )
+
+
 def test_a_command_that_fails_or_hangs_is_told_and_ends_nothing(
     house: House, listen: Callable[..., Listener], tmp_path: Path
 ) -> None:
@@ -169,7 +227,7 @@ def test_a_command_that_fails_or_hangs_is_told_and_ends_nothing(
         f"read line; echo run >>{tmp_path}/runs; case $line in *alert1*) exit 7;; *alert2*) sleep 98765 | cat;; esac"
     )
     listener = listen(
-        house.publisher.endpoint, "--exec", f"sh {script}", "--exec-timeout", "0.5", "--state", tmp_path / "place"
+        house.publisher.endpoint, "--exec", f"sh {script}", "--exec-timeout", "0.5", "--from", "beginning"
     )
     house.journal.append([alert(n) for n in range(1, 5)])
     until(lambda: (tmp_path / "runs").exists() and len((tmp_path / "runs").read_text().splitlines()) == 4)
@@ -188,6 +246,9 @@ def test_a_command_that_fails_or_hangs_is_told_and_ends_nothing(
         (["--exec", "echo 'never closed"], "never closed"),
         (["--state", "/no/such/directory/place"], "/no/such/directory/place"),
         (["--state", "/"], "--state"),
+        (["tcp://127.0.0.1:65536"], "tcp://127.0.0.1:65536: no address of a station; give tcp://HOST:PORT"),
+        (["ipc://station:5556"], "ipc://station:5556"),
+        (["harbour"], "harbour"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(options: Sequence[str], names: str) -> None:

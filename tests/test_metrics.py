@@ -79,11 +79,12 @@ def test_a_scrape_says_what_the_status_says_and_the_identity_holds(station: Stat
     assert [value for _, value in last["pamd_start_time_seconds"]] == [parse_rfc3339(status["started_utc"]) / NS_PER_S]
     ((build, _),) = last["pamd_build_info"]
     model = {"model": status["model"]["name"], "model_sha256": status["model"]["sha256"]}
-    assert build == {"station": "pamd", "version": status["version"], "provider": "cpu", **model}
+    assert build == {"station": "pamd", "mode": "live", "version": status["version"], "provider": "cpu", **model}
     assert "pamd_level_dbfs" not in last, "digital silence has no level"
     assert last["process_resident_memory_bytes"][0][1] > 1e6
     missing = rule_metrics() - last.keys()
-    assert missing == {"up"}, "made by Prometheus itself"
+    # Prometheus makes the first itself; the others are there while an alert stands, and where there is a bridge.
+    assert missing == {"up", "pamd_alert_standing", "pamd_bridge_up"}
     with pytest.raises(OSError, match="refused"):
         scrape(port)
 
@@ -130,6 +131,10 @@ HEALTHY = {
     'pamd_real_time_factor{stream="ch1"}': "0.2x180",
     'pamd_source_state{stream="ch1",state="heard"}': "1x180",
     'pamd_clock_synchronised{stream="ch1"}': "1x180",
+    'pamd_flood_detections_total{stream="ch1"}': "0x180",
+    'pamd_bridge_up{bridge="office"}': "1x180",
+    'pamd_alert_standing{mode="live",level="possible",rule="tally",label="upcall"}': "1x180",
+    'pamd_alert_standing{mode="drill",level="detected",rule="tally",label="upcall"}': "1x180",
     "pamd_journal_durable": "1x180",
     "pamd_disk_free_bytes": "10e9x180",
 }
@@ -167,6 +172,13 @@ FAULTS: Sequence[tuple[str, set[str], dict[str, str]]] = (
     ("refused by the disk", {"PamdNotDurable"}, {"pamd_journal_durable": "1x170 0x10"}),
     ("nearly full", {"PamdDiskNearlyFull"}, {"pamd_disk_free_bytes": "10e9x160 5e8x20"}),
     ("overdriven", {"PamdClipping"}, {'pamd_clipped_samples_total{stream="ch1"}': "0+28800x180"}),
+    (
+        "hearing whales",
+        {"PamdWhales"},
+        {'pamd_alert_standing{mode="live",level="detected",rule="tally",label="upcall"}': "_x170 1x10"},
+    ),
+    ("squeaking", {"PamdFlood"}, {'pamd_flood_detections_total{stream="ch1"}': "0x140 0+2x40"}),
+    ("cut off", {"PamdBridgeDown"}, {'pamd_bridge_up{bridge="office"}': "1x170 0x10"}),
     ("without NTP", {"PamdClockUnsynchronised"}, {'pamd_clock_synchronised{stream="ch1"}': "1x150 0x30"}),
 )
 

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from fakes import TOY_WINDOW, toy_model
+from fakes import TOY_WINDOW, toy_model, wrong_alone
 from onnx import TensorProto, helper, numpy_helper
 
 from pam_daemon.card import METADATA_KEY, Golden, read_card
@@ -122,29 +122,8 @@ def test_the_tolerance_is_the_precisions(toy: Path, tmp_path: Path) -> None:
     refusal(toy_model(tmp_path / "c.onnx", card=card))
 
 
-def wrong_alone(toy: Path, path: Path) -> Path:
-    """The toy, whose scores are wrong once windows come alone: not in the self-test, which scores all in one batch."""
-    model = onnx.load(toy)
-    graph = model.graph
-    (logit,) = [node for node in graph.node if node.output[0] == "logit"]
-    logit.output[0] = "right"
-    alone = [
-        helper.make_node("Shape", ["waveform"], ["batch_size"], start=0, end=1),
-        helper.make_node("Equal", ["batch_size", "one"], ["is_alone"]),
-        helper.make_node("Cast", ["is_alone"], ["wrong"], to=TensorProto.FLOAT),
-        helper.make_node("Add", ["right", "wrong"], ["logit"]),
-    ]
-    nodes = list(graph.node)
-    place = nodes.index(logit) + 1
-    del graph.node[:]
-    graph.node.extend([*nodes[:place], *alone, *nodes[place:]])
-    graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "one"))
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
 def test_a_canary_that_scores_wrong_ends_what_the_self_test_let_begin(toy: Path, tmp_path: Path) -> None:
-    sound, broken = Model(toy, "cpu"), Model(wrong_alone(toy, tmp_path / "alone.onnx"), "cpu")
+    sound, broken = Model(toy, "cpu"), Model(wrong_alone(tmp_path / "alone.onnx"), "cpu")
     for _ in range(20):  # more than there are golden windows
         sound.canary()
     with pytest.raises(ModelError, match="golden self-test failed on cpu: window 0 scored"):

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from fakes import toy_model
+from fakes import toy_model, wrong_alone
 from live import (
     CALLS_S,
     EITHER_WAY_S,
@@ -427,6 +427,18 @@ def test_systemd_hears_ready_then_a_watchdog_while_all_stages_move_then_stopping
         while (told := notify.recv(1000)) == b"WATCHDOG=1":
             pass
         assert told == b"STOPPING=1"
+
+
+def test_a_model_that_begins_to_score_wrong_ends_the_process(station: Station) -> None:
+    """Its self-test passed, its canary does not: silence from here on would be taken for absence."""
+    wrong_alone(station.directory / "toy.onnx")
+    command = [*PAMD, "run", *FINE, "--model", str(station.directory / "toy.onnx"), "--set", "model.canary_s=2"]
+    directory = {"STATE_DIRECTORY": str(station.directory)}
+    done = subprocess.run(
+        command, env=station.env | directory, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == 1 and '"listening"' in done.stderr, done.stderr
+    assert "golden self-test failed on cpu: window 0 scored" in done.stderr.splitlines()[-1]
 
 
 def test_the_canonical_line_says_what_the_status_says(station: Station) -> None:

@@ -36,7 +36,7 @@ def folder(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def job(folder: Path, out: Path, *overrides: str, resume: bool = False, ledger: Path | None = None) -> Job:
     config, text, _ = configuration.load(NARW, [*FAST, "prediction.precision=float32", *overrides])
-    return Job(config, text, folder, out, None, resume, ledger, "pamd train")
+    return Job(config, text, [folder], out, None, resume, ledger, "pamd train")
 
 
 def run(*arguments: object, **keywords: object) -> Path:
@@ -64,7 +64,7 @@ def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_ends_with_model_card_curves_and_nothing_half_written(model: Path, folder: Path) -> None:
     names = {path.name for path in model.parent.iterdir()}
-    assert names == {"checkpoint.pt", "config.yaml", "history.csv", "model.float32.onnx", "model.onnx"}
+    assert names == {"checkpoint.pt", "config.yaml", "history.csv", "split.csv", "model.float32.onnx", "model.onnx"}
     rows = read_rows(model.parent / "history.csv")
     assert [row["epoch"] for row in rows] == ["1.0", "2.0"]
     assert {"train_loss", "select_loss", "select_roc_auc", "select_shifted_roc_auc"} <= set(rows[0])
@@ -134,21 +134,14 @@ def test_an_interrupted_run_carries_on_to_the_same_weights(model: Path, folder: 
 def test_the_hydrogen_torch_file_itself_runs(folder: Path, tmp_path: Path) -> None:
     config, text, _ = configuration.load(HYDROGEN_TORCH, ["training.epochs=1"])
     with (tmp_path / "log").open("w") as log:
-        path = train(Job(config, text, folder, tmp_path / "run", "none", False, None, "pamd train"), Console(file=log))
+        path = train(
+            Job(config, text, [folder], tmp_path / "run", "none", False, None, "pamd train"), Console(file=log)
+        )
     card = card_of(path)
     assert (card.precision, card.threshold, card.labels) == ("float32", 0.5, ["label"])
     assert "neighbours in time on both sides" in card.training.split
     assert any("93 of 128 mel bins are empty" in note for note in card.notes)
     assert f"seed {card.training.seed};" in (tmp_path / "log").read_text()
-
-
-def test_pretrained_without_weights_names_the_option(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    config, text, _ = configuration.load(HYDROGEN_TORCH, ["architecture.backbone=resnet26"])
-    with pytest.raises(ConfigError, match=r"no weights of resnet26 on this computer; give --weights FILE.*none"):
-        train(Job(config, text, folder, tmp_path / "run", None, False, None, ""), Console(stderr=True))
 
 
 def test_weights_from_a_file_are_the_networks_first(folder: Path, tmp_path: Path) -> None:
@@ -192,7 +185,7 @@ def test_a_damaged_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
 def test_unknown_names_are_refused(folder: Path, tmp_path: Path) -> None:
     refused("timm has no resnet51; try", folder, tmp_path / "1", "architecture.backbone=resnet51")
     layers = "training.differential_learning_rate_layers=[layer9]"
-    refused("no layer begins with layer9; there are: conv1", folder, tmp_path / "2", layers)
+    refused("no layer layer9; there are: backbone, head, conv1", folder, tmp_path / "2", layers)
 
 
 def test_the_card_holds_the_whole_configuration(model: Path) -> None:

@@ -34,17 +34,36 @@ def test_the_baseline_is_hydrogen_torch_but_for_split_weights_and_seed() -> None
 def test_every_given_key_without_effect_is_named() -> None:
     _, _, warnings = load(HYDROGEN_TORCH)
     assert sorted(warning.split()[0] for warning in warnings) == [
-        "audio.audio_parameters",
-        "dataset.data_folder",
-        "dataset.train_dataframe",
-        "environment.number_of_workers",
-        "logging.neptune_project",
         "logging.number_of_audios",
-        "prediction.max_inference_chunk_seconds",
-        "training.build_scoring_pipelines",
-        "training.differential_learning_rate",
         "training.run_interpretations",
     ]
+
+
+@pytest.mark.parametrize(
+    ("override", "warning"),
+    [
+        ("training.differential_learning_rate=0.1", "differential_learning_rate_layers is empty"),
+        ("logging.neptune_project=whales", "no run is sent to a service"),
+        ("prediction.max_inference_chunk_seconds=60", "inference_chunk_method Fix cuts what is longer"),
+    ],
+)
+def test_a_key_that_means_nothing_beside_the_others_is_named_once_it_is_set(override: str, warning: str) -> None:
+    assert load(NARW, [override])[2] == [f"{override.partition('=')[0]} has no effect: {warning}"]
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("training.optimizer=AdaDelta", "training", "optimizer", "Adadelta"),
+        ("architecture.pool=gem", "architecture", "pool", "GeM"),
+        ("logging.logger=Tensorboard", "logging", "logger", "TensorBoard"),
+        ("logging.logger=None", "logging", "logger", None),
+    ],
+)
+def test_a_choice_may_be_written_in_any_case(override: str, section: str, key: str, value: str | None) -> None:
+    config, text, _ = load(NARW, [override])
+    assert getattr(getattr(config, section), key) == value
+    assert f"{key}: {value}" in text
 
 
 # Lists of ten of the list before: a billion words, written out.
@@ -61,11 +80,33 @@ def test_a_file_without_such_keys_warns_of_none() -> None:
         ("training.learning_rat=1", r"training\.learning_rat: unknown key; did you mean learning_rate\?"),
         ("trainin.epochs=1", r"trainin: unknown key; did you mean training\?"),
         ("training.zzz=1", r"training\.zzz: unknown key; remove it, or use one of: .*batch_size"),
-        ("training.optimizer=Lion", r"training\.optimizer: .*'Lion' cannot be honoured; use one of: AdamW"),
-        ("prediction.metric=F1", r"prediction\.metric: .*use one of: ROC_AUC"),
+        ("training.optimizer=Lion", r"training\.optimizer: .*'Lion' cannot be honoured; use one of: .*AdamW"),
+        ("training.optimizer=1", r"training\.optimizer: .*cannot be honoured; use one of: Adadelta"),
+        ("training.schedule=Step", r"training\.schedule: .*use one of: Cosine, Linear, Constant"),
+        (
+            "training.loss_function=CrossEntropy",
+            r"training\.loss_function: CrossEntropy cannot .*: it chooses one label",
+        ),
+        ("architecture.pool=Mean", r"architecture\.pool: .*use one of: Average, Max, AvgMax, Concat, GeM"),
+        ("audio.audio_parameters=Guess", r"audio\.audio_parameters: .*use one of: Auto, Manual"),
+        ("augmentation.mix_audio=Cutmix", r"augmentation\.mix_audio: .*use one of: Disabled, Mixup"),
+        ("logging.logger=Neptune", r"logging\.logger: Neptune cannot be honoured: no run is sent to a service"),
+        ("prediction.metric=Fbeta", r"prediction\.metric: .*use one of: ROC_AUC, AP, LogLoss, Accuracy"),
+        (
+            "prediction.inference_chunk_method=Full",
+            r"inference_chunk_method: Full cannot .*: the model's window has one",
+        ),
+        ("training.automatically_adjust_batch_size=true", r"automatically_adjust_batch_size: True cannot be honoured"),
         ("dataset.data_sample_choice=[Test]", r"dataset\.data_sample_choice.*use one of: Train, Validation"),
-        ("dataset.test_dataframe=test.csv", r"dataset\.test_dataframe: test\.csv cannot be honoured"),
-        ("training.train_validation_data=true", r"training\.train_validation_data: True cannot be honoured"),
+        (
+            "dataset.unlabeled_dataframe=u.csv",
+            r"dataset\.unlabeled_dataframe: u\.csv cannot be honoured; clips",
+        ),
+        ("training.train_validation_data=true", r"save_best_checkpoint: chooses by clips that train_validation_data"),
+        ("dataset.validation_dataframe=v.csv", r"validation_strategy: column does not read it; set custom, or None"),
+        ("dataset.validation_strategy=custom", r"dataset\.validation_dataframe: the strategy custom needs it"),
+        ("augmentation.noise_snr_db=[20, 0]", r"augmentation\.noise_snr_db: give the least and the most, in dB"),
+        ("augmentation.noise_snr_db=[20]", r"augmentation\.noise_snr_db: Expected `array` of length 2"),
         ("training.epochs=0", r"training\.epochs: Expected `int` >= 1"),
         ("training.epochs=many", r"training\.epochs: Expected `int`, got `str`"),
         ("prediction.probability_threshold=1.5", r"prediction\.probability_threshold: Expected `float` <= 1\.0"),
@@ -113,4 +154,7 @@ def test_a_file_that_is_no_configuration_is_named(content: str | None, tmp_path:
 def test_a_run_may_be_carried_on_with_other_predictions_but_not_with_another_training() -> None:
     text = load(NARW)[1]
     assert trains_alike(text, load(NARW, ["prediction.precision=float32", "dataset.notice=free"])[1])
+    assert trains_alike(text, load(NARW, ["logging.logger=TensorBoard", "training.build_scoring_pipelines=false"])[1])
+    assert trains_alike(text, load(NARW, ["environment.number_of_workers=0"])[1])
     assert not trains_alike(text, load(NARW, ["training.epochs=3"])[1])
+    assert not trains_alike(text, load(NARW, ["prediction.metric=AP"])[1])  # it chooses the best epoch

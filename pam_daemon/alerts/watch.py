@@ -14,13 +14,14 @@ from functools import partial
 import msgspec
 
 from pam_daemon.alerts.coverage import Coverage
-from pam_daemon.alerts.tally import Candidate, Decision, Rule, Tally, stream_ns, to_ns
+from pam_daemon.alerts.tally import Candidate, Decision, Rule, Standing, Tally, stream_ns, to_ns
 from pam_daemon.clock import NS_PER_S, parse_rfc3339
 from pam_daemon.records import Alert, Body, Event, Gap, Wire
 
 _KEPT_NS = 86_400 * NS_PER_S  # of coverage: as far back as a window reaches
 _UNDECIDED_NS = 60 * NS_PER_S  # before the place that was kept of a stream: rules may have waited for another
 EVER_NS = -(2**62)  # before all
+DISORDER_NS = 3600 * NS_PER_S  # between streams: as much as the longest ring holds
 
 Missed = tuple[str, int, int]  # a stream, and from when to when nobody listened to it
 
@@ -107,6 +108,15 @@ class Watch:
         self._miss(missed)
         self._heard_until_ns = dict(heard_until_ns)
 
+    def needed_ns(self) -> int:
+        """Since when a process after this one needs to know all, to go on: what is in a window, or still stands."""
+        begins_ns = [
+            (tally.standing.told_ns if tally.standing else self._now_ns) - to_ns(tally.rule.window_s)
+            for tally in self._tallies
+            if self._now_ns is not None
+        ]
+        return min(begins_ns, default=-EVER_NS) - DISORDER_NS
+
     def change(self, rules: Sequence[Rule]) -> None:
         """Other rules from now on. What stands, stands as long as was promised; also where its rule is gone."""
         self._rules = rules
@@ -136,6 +146,14 @@ class Watch:
             decisions += self._move_to(min(place.until_ns for place in progress))
         return decisions
 
+    def close(self) -> list[Decision]:
+        """Nobody goes on: what stands lapses."""
+        return list(self._lapse())
+
+    def standing(self) -> list[Standing]:
+        """The alerts that have not ended; on any thread."""
+        return [standing for tally in self._tallies if (standing := tally.standing) is not None]
+
     def _begin_time(self) -> None:
         self._now_ns, self._utc = None, True
         self._heard_until_ns, self._waiting = {}, []
@@ -148,11 +166,16 @@ class Watch:
         at_ns = min(place.began_ns if self._fresh else place.until_ns for place in progress)
         utc = progress[0].utc
         if self._now_ns is not None and (at_ns < self._now_ns - self._patience_ns or utc != self._utc):
-            for stream in self._streams:
-                self._coverage.missed(stream, self._now_ns, -EVER_NS)
-            yield from self._end_until(-EVER_NS)
+            yield from self._lapse()
             self._begin_time()
         self._utc = utc
+
+    def _lapse(self) -> Iterator[Decision]:
+        """Nobody listens from now on, and what stands has no more time."""
+        if self._now_ns is not None:
+            for stream in self._streams:
+                self._coverage.missed(stream, self._now_ns, -EVER_NS)
+        yield from self._end_until(-EVER_NS)
 
     def _miss(self, missed: Iterable[Missed]) -> None:
         for stretch in missed:

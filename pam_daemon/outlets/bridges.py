@@ -40,6 +40,14 @@ class Bridges:
         """Of each; on any thread."""
         return {name: running.bridge.status() for name, running in self._running.items()}
 
+    def handed_over(self) -> dict[str, int]:
+        """By kind, up to which seq all that take it are done; on any thread."""
+        done: dict[str, int] = {}
+        for running in self._running.values():
+            for kind in running.choice.filter.kinds:
+                done[kind] = min(running.bridge.done, done.get(kind, running.bridge.done))
+        return done
+
     def prepare(self, choices: Sequence[BridgeChoice]) -> Callable[[], None]:
         """Make what is new or different, and change nothing. Returns: what makes the change.
 
@@ -51,7 +59,7 @@ class Bridges:
         for choice in choices:
             running = self._running.get(choice.name)
             if running is None or running.choice != choice:
-                made[choice] = Bridge(choice.name, _outlet(choice, self._station), choice.filter, self._feed)
+                made[choice] = Bridge(choice.name, outlet(choice, self._station), choice.filter, self._feed)
         return partial(self._change, choices, made)
 
     def stop(self) -> None:
@@ -78,7 +86,12 @@ def _run_after(before: threading.Thread | None, bridge: Bridge) -> None:
     bridge.run()
 
 
-def _outlet(choice: BridgeChoice, station: str) -> Outlet:
+def outlet(choice: BridgeChoice, station: str) -> Outlet:
+    """The other side of a bridge, for a station or whoever else gives a name.
+
+    Raises:
+        ConfigError: a secret or certificates that cannot be used.
+    """
     # Imported when there is one: a station without bridges needs no MQTT.
     match choice:
         case Mqtt():

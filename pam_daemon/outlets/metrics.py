@@ -27,6 +27,7 @@ _COUNTERS: tuple[tuple[str, str, Callable[[Wire], float | None]], ...] = (
     ("skipped_samples", "Captured, not analysed.", lambda s: s["skipped_samples"]),
     ("clipped_samples", "At full scale.", lambda s: s["clipped"]),
     ("detections", "Since the daemon started.", lambda s: s["detections"]),
+    ("flood_detections", "Those that were marked as a flood.", lambda s: s["flood_detections"]),
     ("recorder_lost_samples", "Captured, not recorded.", lambda s: (s["recorder"] or {}).get("lost_samples")),
 )
 _GAUGES: tuple[tuple[str, str, Callable[[Wire], float | None]], ...] = (
@@ -83,7 +84,7 @@ def serve(port: int, status: Callable[[], Wire]) -> Iterator[None]:
     try:
         server, thread = start_http_server(port, LOOPBACK, registry)
     except OSError as error:
-        raise EndpointError(f"metrics.port: {port}: cannot bind: {error.strerror}; give another") from error
+        raise EndpointError(f"metrics.port: {port}: cannot bind: {error.strerror}; give another, or null") from error
     try:
         yield
     finally:
@@ -94,7 +95,7 @@ def serve(port: int, status: Callable[[], Wire]) -> Iterator[None]:
 
 def _of_station(status: Wire) -> Iterator[Metric]:
     model = status["model"]
-    what = {"station": status["station"], "version": status["version"], "provider": status["provider"]}
+    what = {name: status[name] for name in ("station", "mode", "version", "provider")}
     yield _gauge("build_info", "1.", [(what | {"model": model["name"], "model_sha256": model["sha256"]}, 1)])
     started_s = parse_rfc3339(status["started_utc"]) / NS_PER_S
     yield _gauge("start_time_seconds", "Since 1970, when the daemon started.", [({}, started_s)])
@@ -103,6 +104,11 @@ def _of_station(status: Wire) -> Iterator[Metric]:
     yield _counter("journal_dropped_records", "Held too long, and lost.", [({}, status["dropped_records"])])
     yield _gauge("disk_free_bytes", "Where the journal is; none where it fails.", [({}, status["disk_free_bytes"])])
     yield _gauge("journal_last_seq", "Of the last record.", [({}, status["last_seq"])])
+    alerts = [
+        ({"mode": status["mode"]} | {name: alert[name] for name in ("rule", "label", "level")}, 1)
+        for alert in status["alerts"]
+    ]
+    yield _gauge("alert_standing", "1, with the rule and the level, while an alert stands.", alerts)
 
 
 Values = Iterable[tuple[dict[str, str], float | None]]

@@ -44,12 +44,19 @@ class MqttOutlet:
 
     def send(self, wire: Wire) -> None:
         name = f"{self._choice.prefix}/{topic(wire).decode()}"
-        self._publish(self._connected(), name, msgspec.json.encode(wire), retain=self._choice.retain)
+        retain = self._choice.retain and wire["mode"] != "drill"  # newcomers want the last of what was real
+        self._publish(self._connected(), name, msgspec.json.encode(wire), retain=retain)
 
     def idle(self) -> None:
         """Answer the broker, and notice that it has gone."""
         client = self._connected()
         self._check(client.loop(0))
+
+    def reach(self) -> str:
+        client = self._open()
+        client.disconnect()
+        self._let_go()
+        return f"{self._choice.host}:{self._port}: lets us in"
 
     def close(self) -> None:
         if self._client is not None:
@@ -61,6 +68,11 @@ class MqttOutlet:
     def _connected(self) -> Client:
         if self._client is not None:
             return self._client
+        client = self._open()
+        self._publish(client, self._status_topic, b"online", retain=True)
+        return client
+
+    def _open(self) -> Client:
         choice = self._choice
         client = self._client = Client(
             CallbackAPIVersion.VERSION2,
@@ -81,7 +93,6 @@ class MqttOutlet:
         except (OSError, ValueError, ConfigError) as error:
             raise self._gone(str(error)) from error
         self._await_answer(client)
-        self._publish(client, self._status_topic, b"online", retain=True)
         return client
 
     def _publish(self, client: Client, name: str, payload: bytes, *, retain: bool) -> None:

@@ -36,6 +36,14 @@ class PgalmOutlet:
         self._address = (choice.host, choice.port)
         self._socket: socket.socket | None = None
 
+    def reach(self) -> str:
+        host, port = self._address
+        try:
+            _connected(self._address).close()
+        except OSError as error:
+            raise Undelivered(f"{host}:{port}: {error.strerror or error}") from error
+        return f"{host}:{port}: there is a way to it; UDP tells no more"
+
     def send(self, wire: Wire) -> None:
         try:
             self._socket = self._socket or _connected(self._address)
@@ -59,14 +67,16 @@ class PgalmOutlet:
 def sentence(wire: Wire) -> str:
     """An alert's or a detection's; a single detection is amber, its score the detection's.
 
-    The name is the station's and the alert's rule or the detection's label, without what separates fields.
+    The name is the station's and the alert's rule or the detection's label, without what separates fields, after the
+    word DRILL where it is one: the sentence has no other place for it.
     """
     if wire["kind"] == "alert":
         what, when, score = wire["rule"], wire["last_utc"], wire["count"]
         level = {"detected": 2, "possible": 1}[wire["level"]] if wire["state"] in ("raised", "extended") else 0
     else:
         what, when, score, level = wire["label"], wire["peak_utc"], wire["score"], 1
-    name = re.sub(r"[^A-Za-z0-9_ .-]", "_", f"{wire['station']}-{what}")
+    drill = "DRILL " if wire["mode"] == "drill" else ""
+    name = re.sub(r"[^A-Za-z0-9_ .-]", "_", f"{drill}{wire['station']}-{what}")
     date, clock = _instant(when or wire["time_utc"])
     body = f"PGALM,{name},{date},{clock},{level},{score:.1f},0"
     return f"${body}*{reduce(xor, body.encode('ascii')):02X}\r\n"

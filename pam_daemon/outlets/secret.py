@@ -24,17 +24,17 @@ def read_secret(path: str, key: str) -> str:
     try:
         mode = Path(path).stat().st_mode
         if not stat.S_ISREG(mode):
-            raise ConfigError(f"{key}: {path}: no file")
+            raise ConfigError(f"{key}: {path}: no file; give the path of one")
         if mode & stat.S_IRWXO:
             everybody = f"mode {mode & 0o777:o} lets everybody at it"
             raise ConfigError(f"{key}: {path}: {everybody}; chmod o=, and have another secret made")
         text = Path(path).read_text(encoding="ascii").strip()
     except OSError as error:
-        raise ConfigError(f"{key}: {path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{key}: {path}: cannot be read: {error.strerror}; let pamd's user read it") from error
     except UnicodeDecodeError:
         text = ""
     if not text.isprintable() or not text:
-        raise ConfigError(f"{key}: {path}: one line of plain text is expected")
+        raise ConfigError(f"{key}: {path}: one line of plain text is expected; remove the rest")
     return text
 
 

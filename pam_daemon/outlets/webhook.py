@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from http.client import HTTPException, HTTPMessage
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection
 from importlib.metadata import version
 from typing import IO
 from urllib.error import HTTPError
@@ -43,8 +44,8 @@ class WebhookOutlet:
         self._choice = choice
         self._host = urlsplit(choice.url).netloc  # the rest of an address may be a secret
         self._headers()
-        trust = tls_context(choice.ca_file, f"bridge {choice.name}")
-        self._opener = build_opener(_NoRedirect, HTTPSHandler(context=trust))
+        self._trust = tls_context(choice.ca_file, f"bridge {choice.name}")
+        self._opener = build_opener(_NoRedirect, HTTPSHandler(context=self._trust))
 
     def send(self, wire: Wire) -> None:
         try:
@@ -60,6 +61,19 @@ class WebhookOutlet:
 
     def idle(self) -> None:
         """Nothing stands open."""
+
+    def reach(self) -> str:
+        parts, timeout_s = urlsplit(self._choice.url), self._choice.timeout_s
+        if parts.scheme == "https":
+            connection: HTTPConnection = HTTPSConnection(parts.netloc, timeout=timeout_s, context=self._trust)
+        else:
+            connection = HTTPConnection(parts.netloc, timeout=timeout_s)
+        try:
+            with closing(connection):
+                connection.connect()
+        except (OSError, HTTPException) as error:
+            raise Undelivered(f"{self._host}: {error}") from error
+        return f"{self._host}: is there; whether it takes records, the first one tells"
 
     def close(self) -> None:
         """Likewise."""

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from pam_daemon.errors import EndpointError, TableError
+from pam_daemon.errors import EndpointError, PamdError, TableError
 from pam_daemon.model import Model
 from pam_daemon.records import Wire
 from pam_daemon.sources.file import Recording
@@ -55,15 +55,7 @@ class ReplayView:
         self._others: list[Wire] = []  # alerts and gaps
         self._terminal = sys.stdout.isatty()
         self._keep = keep or self._terminal
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not (self._terminal and sys.stderr.isatty()),
-        )
+        self._bar = _bar(shown=self._terminal)
         self._task = self._bar.add_task("listening", total=None)
 
     def __enter__(self) -> ReplayView:
@@ -104,6 +96,44 @@ class ReplayView:
         )
 
 
+def _bar(*, shown: bool) -> Progress:
+    """On stderr, where that is a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not (shown and sys.stderr.isatty()),
+    )
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], Callable[[float, float], None]]]:
+    """A bar a step: gives, by the step's name, what takes how much is done, and of how much."""
+
+    def begin(step: str) -> Callable[[float, float], None]:
+        task = bar.add_task(step, total=None)
+        return lambda done, total: bar.update(task, completed=done, total=total)
+
+    with _bar(shown=True) as bar:
+        yield begin
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C ends the work with a line of its own.
+
+    Raises:
+        PamdError: it was pressed.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise PamdError("interrupted before it was done; what was written is whole") from None
+
+
 def say_start(recording: Recording) -> None:
     """What a file's name leaves open is said, once a recording."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -138,7 +168,8 @@ def state_lines(state: Wire) -> list[str]:
 
 def _state_lines(state: Wire) -> Iterator[str]:
     status, last = state["status"], state["last_detection"]
-    yield f"{status['station']}: pamd {status['version']}, listening since {status['started_utc'][:19]}Z"
+    since = f"pamd {status['version']}, listening since {status['started_utc'][:19]}Z"
+    yield f"{_drill(status)}{status['station']}: {since}"
     yield f"model {status['model']['name']} on {status['provider']}"
     for name, stream in status["streams"].items():
         level = "digital silence" if stream["level_dbfs"] is None else f"{stream['level_dbfs']:.1f} dBFS"
@@ -150,6 +181,9 @@ def _state_lines(state: Wire) -> Iterator[str]:
             lost_s = recorder["lost_samples"] / stream["sample_rate_hz"]
             kept = f"{recorder['files']:,} files, {recorder['bytes'] / 1e9:.1f} GB, {recorder['clips']:,} clips"
             yield f"{name}: recorded {kept}; lost {lost_s:.1f} s, {recorder['clips_lost']} clips"
+    for alert in status["alerts"]:
+        what = f"{alert['level']} {alert['label']}, last at {alert['last_utc'][:19]}Z"
+        yield f"{_drill(status)}ALERT {alert['rule']}: {what}, stands until {alert['expires_utc'][:19]}Z"
     for name, bridge in status["bridges"].items():
         state_of = f"{bridge['error']}, since {bridge['down_since_utc'][:19]}Z" if bridge["error"] else "well"
         yield f"bridge {name}: {state_of}; {bridge['behind']} records wait, {bridge['refused']} refused"
@@ -224,12 +258,15 @@ def print_json(wire: Wire) -> None:
 
 def readable(wire: Wire) -> str:
     """A record in one line; as JSON where it is not as this pamd knows it."""
-    drill = "DRILL " if wire.get("mode") == "drill" else ""
     try:
-        head = f"{wire['time_utc'][:19]}Z {drill}{wire['station']}/{wire['stream']} {wire['kind']}"
+        head = f"{wire['time_utc'][:19]}Z {_drill(wire)}{wire['station']}/{wire['stream']} {wire['kind']}"
         return f"{head} {_said(wire)}".rstrip()
     except _UNFAMILIAR:
         return msgspec.json.encode(wire).decode()
+
+
+def _drill(wire: Wire) -> str:
+    return "DRILL " if wire.get("mode") == "drill" else ""
 
 
 def _said(wire: Wire) -> str:

@@ -17,6 +17,7 @@ import latency
 import processes
 import streams
 import throughput
+import training
 import wire
 from common import Bench
 
@@ -31,6 +32,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "ready": streams.measure_ready,
     "live": streams.measure,
     "wire": wire.measure,
+    "training": training.measure,
 }
 
 

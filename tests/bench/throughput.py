@@ -14,9 +14,9 @@ import soundfile
 from common import Bench, sea, spread, write_sound
 
 from pam_daemon.clock import SystemClock
-from pam_daemon.config import load_config
 from pam_daemon.daemon import replay
 from pam_daemon.records import Wire
+from pam_daemon.settings import load_config
 from pam_daemon.sources.file import find_files, recordings
 from pam_daemon.station import Setup, Station, set_up
 

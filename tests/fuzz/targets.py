@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import soundfile
 import zmq
 from fakes import event, toy_model
 from fuzz.child import MEMORY_BYTES, Case
@@ -24,20 +26,22 @@ from test_publish import House, heartbeat
 
 from export import config as train_config
 from pam_daemon.clock import SystemClock
-from pam_daemon.config import Config, load_config
+from pam_daemon.config import Config
 from pam_daemon.control import ask
 from pam_daemon.daemon import replay
 from pam_daemon.errors import PamdError
 from pam_daemon.journal import Journal
 from pam_daemon.model import Model
 from pam_daemon.records import Wire
+from pam_daemon.settings import load_config
 from pam_daemon.sources.child import split
 from pam_daemon.sources.file import find_files, recordings
 from pam_daemon.sources.filenames import start_of
 from pam_daemon.station import Station, set_up
 from pam_daemon.subscribe import Subscriber
 from pam_daemon.tools import console
-from pam_daemon.tools.tables import read_raven, write_raven
+from pam_daemon.tools.site import set_values
+from pam_daemon.tools.tables import read_raven, read_selections, write_raven
 
 Reader = Callable[[Case], object]
 Target = Callable[[Path], AbstractContextManager[Reader]]
@@ -79,12 +83,14 @@ def model(directory: Path) -> Iterator[Reader]:
 
 @contextmanager
 def configuration(directory: Path) -> Iterator[Reader]:
-    """A configuration file and settings."""
+    """A configuration file and settings; what is read has a value changed in it."""
     path = directory / "pamd.yaml"
 
     def read(case: Case) -> None:
         path.write_bytes(case[0])
         load_config(path, [setting.decode(errors="surrogateescape") for setting in case[1:]])
+        set_values(path, "model", {"threshold": 0.5, "sha256": "0" * 64})
+        assert load_config(path).model.threshold == 0.5
 
     yield read
 
@@ -133,7 +139,7 @@ def tables(directory: Path) -> Iterator[Reader]:
 
     def read(case: Case) -> None:
         path.write_bytes(case[0])
-        selections = read_raven(path)
+        selections = read_selections(path)
         write_raven(again, selections)
         assert len(read_raven(again)) == len(selections)
 
@@ -142,14 +148,34 @@ def tables(directory: Path) -> Iterator[Reader]:
 
 @contextmanager
 def clips(directory: Path) -> Iterator[Reader]:
-    """The table of labelled clips."""
-    from export.dataset import read_table  # a second's worth of imports that the others do not need
+    """The table of labelled clips, as training and as an evaluation read it."""
+    from export.table import read_table
+    from pam_daemon.tools.evaluate.clips import find_clips
 
     path = directory / "train.csv"
 
     def read(case: Case) -> None:
         path.write_bytes(case[0])
+        with suppress(PamdError):
+            find_clips(directory, "select", ("upcall",))
+        with suppress(PamdError):
+            find_clips(directory, None, ("upcall",))
         read_table(path, ["clip_name", "label"])
+
+    yield read
+
+
+@contextmanager
+def marks(directory: Path) -> Iterator[Reader]:
+    """The selection table of a recording that is trained on."""
+    from export.config import TrainConfig
+    from export.sources import recognise
+
+    soundfile.write(directory / "night.wav", np.zeros(60_000), 2000)
+
+    def read(case: Case) -> None:
+        (directory / "night.selections.txt").write_bytes(case[0])
+        recognise(directory, TrainConfig())
 
     yield read
 
@@ -157,7 +183,7 @@ def clips(directory: Path) -> Iterator[Reader]:
 @contextmanager
 def clip(directory: Path) -> Iterator[Reader]:
     """Suffix and content of a labelled clip."""
-    from export.dataset import read_clip
+    from export.sound import read_clip
 
     def read(case: Case) -> None:
         path = directory / f"clip{case[0].decode()}"
@@ -360,5 +386,6 @@ TARGETS: dict[str, Target] = {
     "training": training,
     "clips": clips,
     "clip": clip,
+    "marks": marks,
     "traps": traps,
 }

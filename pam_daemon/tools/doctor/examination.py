@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pam_daemon.tools.doctor.case import Case, Result, guarded
 from pam_daemon.tools.doctor.disk import check_disk
 from pam_daemon.tools.doctor.inference import check_model
+from pam_daemon.tools.doctor.links import check_bridges, check_keys
 from pam_daemon.tools.doctor.machine import check_clock, check_systemd
 from pam_daemon.tools.doctor.sound import check_sound
 
@@ -20,4 +21,6 @@ def examine(case: Case) -> Iterator[Result]:
     yield check_clock(case.clock)
     yield from check_disk(case)
     yield from guarded("model", check_model(case))
+    yield from check_keys(case)
+    yield from check_bridges(case)
     yield check_systemd(case.config.station.name)
