@@ -21,7 +21,7 @@ from pam_daemon.model import Model
 from pam_daemon.tools.evaluate import match
 from pam_daemon.tools.tables import read_raven
 
-ALLOWED = 1
+ALLOWED = 0
 RIGHT_WHALES = "NOPP6_EST_20090329_121500"
 
 
