@@ -112,7 +112,7 @@ class Prediction(Section, frozen=True):
     threshold_false_positive_rate: Share = 0.02  # of shifted validation clips without a call
     temperature_scaling: bool = False
     hop_seconds: Positive = 0.5  # the card's default advance between windows
-    precision: Literal["float32", "int8"] = "float32"
+    precision: Literal["float32", "float16", "int8"] = "float32"
     quantization_largest_loss: Positive = 0.002  # of validation ROC AUC
     quantization_largest_megabytes: Positive = 25.0
 

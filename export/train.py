@@ -23,7 +23,7 @@ from export.config import TrainConfig
 from export.curves import curves
 from export.dataset import Clips, Split
 from export.features import empty_bins_warning
-from export.job import History, Job, State
+from export.job import History, Job, State, Trained
 from export.network import WhaleNet
 from export.weights import find_weights
 
@@ -76,7 +76,7 @@ def train(job: Job, console: Console) -> Path | None:
     if state.best is not None:
         network.load_state_dict(state.best)
     epoch = evaluate.best_epoch(state.history, config) if state.best is not None else state.epoch
-    return ship.finish(ship.Trained(network.cpu().eval(), split, config, seed, epoch), job, console)
+    return ship.finish(Trained(network.cpu().eval(), split, config, seed, epoch), job, console)
 
 
 class _Step:
