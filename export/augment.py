@@ -1,4 +1,4 @@
-"""Augmentation of the training clips: time shifts, distractors, gain, mixup on waveforms; masks on spectrograms."""
+"""Augmentation of training clips: shifts, distractors, noise, gain, mixup on waveforms; masks on spectrograms."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from export import noise
 from export.config import TrainConfig
-from export.dataset import Audio, Clips
+from export.dataset import Clips
+from export.store import Audio
 from pam_daemon.tools import sounds
 from pam_daemon.tools.simulate import CONFOUNDERS, Kind
 
@@ -26,6 +28,7 @@ class Augmenter:
 
     def __init__(self, clips: Clips, config: TrainConfig) -> None:
         self._clips = clips
+        self._config = config
         self._augmentation = config.augmentation
         self._sample_rate_hz = config.audio.sample_rate
 
@@ -52,22 +55,25 @@ class Augmenter:
         if self._augmentation.time_shift_seconds:
             limit = self._augmentation.time_shift_seconds * self._sample_rate_hz
             shifts = np.rint(random.uniform(-limit, limit, len(index))).astype(np.intp)
-            audio = shift(audio, fillings(self._clips, index, random), shifts, self._sample_rate_hz)
+            audio = shift(audio, self._clips.audio[quiet(self._clips, index, random)], shifts, self._sample_rate_hz)
         if self._augmentation.distractor_probability:
             audio = distract(audio, self._augmentation.distractor_probability, self._sample_rate_hz, random)
+        if self._augmentation.noise_probability:
+            audio = noise.mix(audio, self._config, random)
         if self._augmentation.gain_db:
             gain_db = random.uniform(-self._augmentation.gain_db, self._augmentation.gain_db, (len(index), 1))
             audio = (audio * 10 ** (gain_db / 20)).astype(np.float32)
         return audio, targets
 
 
-def fillings(clips: Clips, index: npt.NDArray[np.intp], random: np.random.Generator) -> Audio:
-    """For each clip the audio of another one near it in the table, without any call, (batch, samples)."""
-    quiet = np.flatnonzero(clips.labels.max(1) == 0)
-    first = np.clip(np.searchsorted(quiet, index) - _NEIGHBOURS // 2, 0, max(0, len(quiet) - _NEIGHBOURS))
-    place = np.minimum(first + random.integers(_NEIGHBOURS, size=len(index)), len(quiet) - 1)
-    audio: Audio = clips.audio[quiet[place]]
-    return audio
+def quiet(clips: Clips, index: npt.NDArray[np.intp], random: np.random.Generator) -> npt.NDArray[np.intp]:
+    """For each clip the place of another one near it in the table, without any call, to fill it up with."""
+    without = np.flatnonzero(clips.labels.max(1) == 0)
+    first = np.clip(np.searchsorted(without, index) - _NEIGHBOURS // 2, 0, max(0, len(without) - _NEIGHBOURS))
+    places: npt.NDArray[np.intp] = without[
+        np.minimum(first + random.integers(_NEIGHBOURS, size=len(index)), len(without) - 1)
+    ]
+    return places
 
 
 def shift(audio: Audio, filling: Audio, shifts_samples: npt.NDArray[np.intp], sample_rate_hz: int) -> Audio:

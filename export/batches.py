@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from export.augment import Augmenter
 from export.config import TrainConfig
-from export.dataset import Audio, Clips
+from export.dataset import Clips
+from export.store import Audio
 
 _AHEAD = 2  # batches for each worker
 

@@ -14,7 +14,13 @@ _REMEDY = 'pip install "pamd[train]"'
 
 @click.command()
 @click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="YAML file.")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with train.csv and audio/.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Folder with train.csv and audio/, a folder a class, or recordings with or without selection tables; may be "
+    "repeated.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory to make.")
 @click.option("--weights", help="First weights of the backbone: a file of timm's, or `none` to train from scratch.")
 @click.option("--resume", is_flag=True, help="Carry on a run that was stopped.")
@@ -29,7 +35,7 @@ _REMEDY = 'pip install "pamd[train]"'
 def train(
     ctx: click.Context,
     config_path: Path,
-    data: Path,
+    data: tuple[Path, ...],
     out: Path,
     weights: str | None,
     resume: bool,
@@ -63,9 +69,12 @@ def train(
     console.print(text, highlight=False, soft_wrap=True)
 
 
-def _command(config: Path, data: Path, out: Path, weights: str | None, overrides: tuple[str, ...]) -> str:
+def _command(config: Path, data: tuple[Path, ...], out: Path, weights: str | None, overrides: tuple[str, ...]) -> str:
     """The command that makes this model, for the card: without --resume, which changes nothing in it."""
-    words = ["pamd", "train", "--config", str(config), "--data", str(data), "--out", str(out)]
+    words = ["pamd", "train", "--config", str(config)]
+    for folder in data:
+        words += ["--data", str(folder)]
+    words += ["--out", str(out)]
     if weights:
         words += ["--weights", weights]
     for override in overrides:

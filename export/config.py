@@ -58,6 +58,10 @@ class Augmentation(Section, frozen=True):
     # ours
     time_shift_seconds: NotNegative = 0.0  # largest shift, either way
     distractor_probability: Share = 0.0  # of a clip to get simulated sounds that are not a call
+    noise_probability: Share = 0.0  # of a clip to get noise
+    noise_folder: str | None = None  # recordings of noise
+    noise_simulated: bool = True  # the simulated sea's noise: alone, or as often as the folder's
+    noise_snr_db: tuple[float, float] = (0.0, 20.0)  # least and most of the clip's rms over the noise's
     gain_db: NotNegative = 0.0  # largest change of level, either way
     frequency_mask_bins: CountOrNone = 0  # widest band of mel bins blanked
     time_mask_frames: CountOrNone = 0  # longest run of frames blanked
@@ -79,8 +83,15 @@ class Dataset(Section, frozen=True):
     unlabeled_dataframe: str | None = None
     validation_dataframe: str | None = None
     validation_size: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.2
-    validation_strategy: Literal["kfold", "column"] = "kfold"
+    validation_strategy: Literal["automatic", "kfold", "grouped_kfold", "custom", "blocks", "column"] = "kfold"
     # ours
+    block_size: CountOrNone = 0  # clips that stay together with the strategy blocks; 0: four blocks a fold
+    longer_clips: Literal["Middle", "Windows"] = "Middle"  # what is taken of clips longer than a window
+    mark_delay_seconds: Annotated[float, msgspec.Meta(ge=-1e4, le=1e4)] = 0.0  # by which marks are late
+    mark_guard_seconds: NotNegative = 1.0  # negative windows stay away from marks
+    negatives_per_positive: NotNegative = 0.0  # at most so many windows from unmarked sound; 0: all there are
+    negative_names: tuple[str, ...] = ("background", "negative", "noise", "none", "other", "silence", "0")
+    ignored_names: tuple[str, ...] = ("uncertain", "unknown", "unsure", "?")  # of folders and marks, as the above
     split_column: str = "split"  # of clips.csv: train, select or report
     label_names: list[str] = []  # as detections name them; empty: label_columns
     notice: str = ""  # the data's copyright notice, for the model's card
@@ -171,18 +182,13 @@ class TrainConfig(Section, frozen=True):
 
 # Keys of Hydrogen Torch that nothing here reads yet, with what happens instead.
 _NO_EFFECT = {
-    "dataset.data_folder": "--data gives the clips",
-    "dataset.train_dataframe": "--data gives the table",
     "logging.number_of_audios": "no pictures of clips are drawn",
     "training.run_interpretations": "no interpretations are drawn",
 }
 
 # Values that cannot be honoured: key, the only value that can, remedy.
 _ONLY: dict[str, tuple[object, str]] = {
-    "dataset.data_folder_test": (None, "score recordings with `pamd replay`"),
-    "dataset.test_dataframe": (None, "score recordings with `pamd replay`"),
-    "dataset.unlabeled_dataframe": (None, "set None"),
-    "dataset.validation_dataframe": (None, "use validation_strategy: column and a split column in clips.csv"),
+    "dataset.unlabeled_dataframe": (None, "clips without labels are not learned from: set None"),
     "training.automatically_adjust_batch_size": (
         False,
         "a computer's memory would decide the weights; set false, and batch_size lower where memory runs out",
@@ -322,7 +328,7 @@ def _refuse_known(tree: dict[str, Any], path: Path) -> None:
     for name, reasons in _REFUSED.items():
         section, key = name.split(".")
         value = tree.get(section, {}).get(key)
-        reason = reasons.get(str(value).casefold())
+        reason = reasons.get(value.casefold()) if isinstance(value, str) else None
         if reason:
             raise ConfigError(f"{path}: {name}: {value} cannot be honoured: {reason}")
 
@@ -330,10 +336,11 @@ def _refuse_known(tree: dict[str, Any], path: Path) -> None:
 def _spell(tree: dict[str, Any]) -> None:
     """A choice may be written in any case: AdaDelta, gem."""
     for section, branch in tree.items():
-        for key, value in branch.items() if isinstance(branch, dict) else ():
-            meant = [choice for choice in _choices(section, key) if choice.casefold() == str(value).casefold()]
-            if isinstance(value, str) and meant:
-                branch[key] = meant[0]
+        for key, value in list(branch.items()) if isinstance(branch, dict) else ():
+            if not isinstance(value, str):
+                continue
+            meant = [choice for choice in _choices(section, key) if choice.casefold() == value.casefold()]
+            branch[key] = meant[0] if meant else value
 
 
 def _choices(section: str, key: str) -> list[str]:
@@ -390,6 +397,7 @@ def _refuse(config: TrainConfig, path: Path) -> None:
             prediction.hop_seconds > audio.training_chunk_seconds,
             "prediction.hop_seconds: must be at most audio.training_chunk_seconds, or audio goes unheard",
         ),
+        *_data_rules(config),
         (
             len(config.labels) != len(config.dataset.label_columns),
             "dataset.label_names: give one name for each of label_columns, or none",
@@ -402,6 +410,29 @@ def _refuse(config: TrainConfig, path: Path) -> None:
     for broken, text in rules:
         if broken:
             raise ConfigError(f"{path}: {text}")
+
+
+def _data_rules(config: TrainConfig) -> list[tuple[bool, str]]:
+    """What keys of the data and of noise do not go together, with what to say."""
+    dataset, augmentation = config.dataset, config.augmentation
+    low_db, high_db = augmentation.noise_snr_db
+    custom = dataset.validation_strategy == "custom"
+    return [
+        (
+            custom and not dataset.validation_dataframe,
+            "dataset.validation_dataframe: the strategy custom needs it",
+        ),
+        (
+            bool(dataset.validation_dataframe) and dataset.validation_strategy not in ("custom", "automatic"),
+            f"dataset.validation_dataframe: validation_strategy: {dataset.validation_strategy} does not read it; "
+            "set custom, or None here",
+        ),
+        (not -200 <= low_db <= high_db <= 200, "augmentation.noise_snr_db: give the least and the most, in dB"),
+        (
+            bool(augmentation.noise_probability) and not (augmentation.noise_folder or augmentation.noise_simulated),
+            "augmentation.noise_probability: there is no noise; give noise_folder, or set noise_simulated: true",
+        ),
+    ]
 
 
 def _without_effect(tree: dict[str, Any], config: TrainConfig) -> list[str]:

@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from export import augment
+from export import augment, store
 from export.config import TrainConfig
-from export.dataset import Audio, Clips
+from export.dataset import Clips
 from export.device import autocast
 from export.metrics import METRICS
 from export.network import WhaleNet
+from export.store import Audio
 from pam_daemon.card import OperatingPoint
 
 _BATCH = 64
@@ -78,9 +79,13 @@ def shifted(clips: Clips, config: TrainConfig, seed: int, copies: int = _PLACES)
     random = np.random.default_rng([seed, 4])
     index = np.tile(np.arange(len(clips)), copies)
     shifts = np.rint(random.uniform(-limit, limit, len(index))).astype(np.intp)
-    every = clips.take(index)
-    audio = augment.shift(every.audio, augment.fillings(clips, index, random), shifts, config.audio.sample_rate)
-    return Clips(every.names, audio, every.labels, every.hashes)
+    fillings = augment.quiet(clips, index, random)
+    audio = store.empty(len(index), clips.audio.shape[1])
+    for rows in store.batches(len(index)):
+        audio[rows] = augment.shift(
+            clips.audio[index[rows]], clips.audio[fillings[rows]], shifts[rows], config.audio.sample_rate
+        )
+    return Clips([clips.names[i] for i in index], audio, clips.labels[index], [clips.hashes[i] for i in index])
 
 
 def temperature(labels: Audio, logits: Audio) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class Job:
 
     config: TrainConfig
     text: str  # the configuration's YAML, as used
-    data: Path
+    data: Sequence[Path]  # folders; none: the configuration names the tables
     out: Path
     weights: str | None
     resume: bool

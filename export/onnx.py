@@ -19,8 +19,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from export.checkpoint import replacing
-from export.dataset import Audio
 from export.network import Scorer
+from export.store import Audio
 
 INPUT = "waveform"
 OUTPUT = "scores"

@@ -18,9 +18,11 @@ from rich.console import Console
 from export import evaluate, onnx, variants
 from export.checkpoint import replacing
 from export.config import TrainConfig
-from export.dataset import Audio, Clips, Split, read_table
+from export.dataset import Clips, Split
 from export.features import empty_bins_warning
 from export.job import Job, Trained
+from export.store import Audio
+from export.table import read_table
 from pam_daemon import card as cards
 from pam_daemon.errors import ModelError
 
@@ -179,7 +181,7 @@ def _training(
         configuration=job.text,
         seed=trained.seed,
         epochs=trained.epoch,
-        data=f"{job.data.name}: {len(split.train)} train and {len(split.select)} select clips",
+        data=f"{split.data}: {len(split.train)} train and {len(split.select)} select clips",
         split=split.description,
         notice=config.dataset.notice,
         prior=round(float(split.train.labels.mean()), 4),

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from export import augment, checkpoint, dataset, device, evaluate, optimisation, ship
+from export import augment, checkpoint, dataset, device, evaluate, held_out, optimisation, ship
 from export.batches import Batch, batches, steps
 from export.config import TrainConfig
 from export.curves import curves
@@ -53,6 +53,7 @@ def train(job: Job, console: Console) -> Path | None:
     weights = None if saved else find_weights(config, job.weights, console)
     split = _load(job, seed, console)
     checkpoint.begin(job.out, job.text)
+    dataset.record(split, job.out / "split.csv")
     torch.manual_seed(seed)
     state = start(config, weights, len(split.train), place)
     if saved:
@@ -76,7 +77,11 @@ def train(job: Job, console: Console) -> Path | None:
     if state.best is not None:
         network.load_state_dict(state.best)
     epoch = evaluate.best_epoch(state.history, config) if state.best is not None else state.epoch
-    return ship.finish(Trained(network.cpu().eval(), split, config, seed, epoch), job, console)
+    path = ship.finish(Trained(network.cpu().eval(), split, config, seed, epoch), job, console)
+    if split.test:
+        for label, figures in held_out.score(path, split.test).items():
+            console.print(f"test, {label}: {', '.join(f'{k} {v}' for k, v in figures.items())}", highlight=False)
+    return path
 
 
 class _Step:
@@ -183,6 +188,8 @@ def _load(job: Job, seed: int, console: Console) -> Split:
         )
     if job.config.training.train_validation_data:
         split = dataset.with_validation(split)
+    for line in split.summary:
+        console.print(line, highlight=False, soft_wrap=True)
     for note in split.notes:
         console.print(f"warning: {note}", highlight=False, soft_wrap=True)
     return split

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from export import augment, evaluate, onnx
-from export.dataset import Audio, Clips
+from export.dataset import Clips
 from export.job import Trained
 from export.network import Scorer
+from export.store import Audio
 from pam_daemon.card import GOLDEN_TOLERANCE
 from pam_daemon.errors import ModelError
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
+import soundfile
 import torch
 from clips import fast_config
 
-from export.augment import DISTRACTORS, FADE_S, Augmenter, distract, fillings, mask, mix, shift
-from export.dataset import Audio, Clips
+from export.augment import DISTRACTORS, FADE_S, Augmenter, distract, mask, mix, quiet, shift
+from export.dataset import Clips
+from export.noise import recordings
+from export.store import Audio
+from pam_daemon.errors import SourceError
 from pam_daemon.tools.simulate import upcall
 from pam_daemon.tools.sounds import band_rms
 
@@ -37,12 +44,12 @@ def test_a_shift_moves_the_clip_and_fills_the_rest_at_its_level() -> None:
 
 
 def test_fillings_hold_no_call_and_come_from_near_in_the_table() -> None:
-    audio = np.repeat(np.arange(200, dtype=np.float32)[:, None], WINDOW, 1)
+    audio = np.zeros((200, WINDOW), np.float32)
     labels = (np.arange(200) % 3 == 0).astype(np.float32)[:, None]
     clips = Clips([""] * 200, audio, labels, [""] * 200)
     index = np.array([0, 60, 199])
     for seed in range(20):
-        places = fillings(clips, index, np.random.default_rng(seed))[:, 0].astype(int)
+        places = quiet(clips, index, np.random.default_rng(seed))
         assert (labels[places] == 0).all()
         assert (np.abs(places - index) <= 26).all()
 
@@ -122,3 +129,60 @@ def test_masks_blank_at_most_the_configured_band_and_time() -> None:
     assert whole_frames.max() == 5
     rest = changed & ~changed.all(2, keepdim=True) & ~changed.all(1, keepdim=True)
     assert not rest.any()
+
+
+def noise_clips(count: int) -> Clips:
+    labels = (np.arange(count) % 2).astype(np.float32)[:, None]
+    return Clips([""] * count, noise(count, 3), labels, [""] * count)
+
+
+def snr_db(audio: Audio, mixed: Audio) -> Audio:
+    """Of each clip (clips, samples) that something was added to."""
+    changed = (mixed != audio).any(1)
+    added = mixed[changed] - audio[changed]
+    ratio: Audio = 10 * np.log10(np.mean(audio[changed] ** 2, 1) / np.mean(added**2, 1))
+    return ratio
+
+
+def test_simulated_noise_is_mixed_in_at_the_ratios_asked_for() -> None:
+    clips = noise_clips(200)
+    config = fast_config(*OFF, "augmentation.noise_probability=0.5", "augmentation.noise_snr_db=[3, 9]")
+    audio, targets = Augmenter(clips, config).draw(np.arange(200), np.random.default_rng(1))
+    ratios = snr_db(clips.audio, audio)
+    assert 70 < len(ratios) < 130
+    assert 2.9 < ratios.min() < 4 and 8 < ratios.max() < 9.1
+    np.testing.assert_array_equal(targets, clips.labels)
+
+
+def test_recorded_noise_is_from_the_folder_and_silence_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    hum = np.sin(2 * np.pi * 440 * np.arange(4 * 8000) / 8000)
+    soundfile.write(tmp_path / "deep" / "hum.wav", hum, 8000, subtype="FLOAT")
+    soundfile.write(tmp_path / "deep" / "silence.wav", np.zeros_like(hum), 8000)
+    clips = noise_clips(20)
+    folder = f"augmentation.noise_folder={tmp_path}"
+    config = fast_config(*OFF, folder, "augmentation.noise_probability=1", "augmentation.noise_simulated=false")
+    audio, _ = Augmenter(clips, config).draw(np.arange(20), np.random.default_rng(1))
+    spectrum = np.abs(np.fft.rfft(audio - clips.audio, axis=1))
+    assert (spectrum.argmax(1) == 880).all()  # 440 Hz in bins of half a hertz
+    both = fast_config(*OFF, folder, "augmentation.noise_probability=1")
+    audio, _ = Augmenter(clips, both).draw(np.arange(20), np.random.default_rng(1))
+    hums = np.abs(np.fft.rfft(audio - clips.audio, axis=1)).argmax(1) == 880
+    assert 0 < hums.sum() < 20
+
+
+def test_a_noise_folder_without_noise_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        config = fast_config(f"augmentation.noise_folder={folder}", "augmentation.noise_probability=1")
+        with pytest.raises(SourceError, match=r"augmentation\.noise_folder: .* no sound file of a window's length"):
+            recordings(config)
+
+
+def test_the_same_generator_gives_the_same_batch_again() -> None:
+    """So an epoch that is begun again after a stop is the same epoch."""
+    clips = noise_clips(32)
+    settings = ("time_shift_seconds=0.5", "distractor_probability=0.5", "noise_probability=0.5", "gain_db=6")
+    config = fast_config(*(f"augmentation.{setting}" for setting in settings))
+    batches = [Augmenter(clips, config).draw(np.arange(32), np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(batches[0][0], batches[1][0])
+    assert (batches[0][0] != batches[2][0]).any(1).all()

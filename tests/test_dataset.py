@@ -11,7 +11,8 @@ import soundfile
 import soxr
 from clips import fast_config, read_rows, small_clips, write_table
 
-from export.dataset import Split, fit, load, read_clip
+from export.dataset import Split, load
+from export.sound import fit, read_clip
 from pam_daemon.errors import ConfigError, PamdError, SourceError, TableError
 
 
@@ -21,7 +22,7 @@ def folder(data_dir: Path, tmp_path: Path) -> Path:
 
 
 def read(folder: Path, *overrides: str, seed: int = 1) -> Split:
-    return load(folder, fast_config(*overrides), seed, lambda done, total: None)
+    return load([folder], fast_config(*overrides), seed, lambda done, total: None)
 
 
 def test_the_column_decides_the_split(folder: Path) -> None:
@@ -86,7 +87,7 @@ def change(path: Path, row: int, key: str, value: str) -> None:
 @pytest.mark.parametrize(
     ("break_it", "kind", "message"),
     [
-        (lambda f: (f / "train.csv").unlink(), TableError, r"train\.csv: cannot be read as CSV"),
+        (lambda f: (f / "train.csv").unlink(), SourceError, r"holds audio/ and no train\.csv; restore"),
         (lambda f: (f / "train.csv").write_bytes(b"\xff\xfe\x00"), TableError, r"train\.csv: cannot be read as CSV"),
         (lambda f: (f / "train.csv").write_text("clip_name,label\n"), TableError, r"train\.csv: no rows"),
         (lambda f: (f / "train.csv").write_text("name,label\na,1\n"), TableError, r"train\.csv: no column clip_name"),
@@ -126,7 +127,7 @@ def test_a_part_with_one_label_is_refused(folder: Path) -> None:
     rows = [r for r in read_rows(folder / "train.csv")]
     splits = {r["clip_name"]: r["split"] for r in read_rows(folder / "clips.csv")}
     write_table(folder / "train.csv", [r for r in rows if splits[r["clip_name"]] != "select" or r["label"] == "1"])
-    with pytest.raises(ConfigError, match="the validation part has 8 clips and not both values of label"):
+    with pytest.raises(ConfigError, match="the validation part has 8 clips, all with label"):
         read(folder)
 
 

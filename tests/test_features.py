@@ -11,8 +11,8 @@ import torchaudio
 from clips import HYDROGEN_TORCH, NARW
 
 from export.config import TrainConfig, load
-from export.dataset import read_clip
 from export.features import LOG_FLOOR, LogMel, empty_bins_warning
+from export.sound import read_clip
 from pam_daemon.errors import ConfigError
 
 BOTH = pytest.mark.parametrize("path", [HYDROGEN_TORCH, NARW], ids=["hydrogen-torch", "narw"])

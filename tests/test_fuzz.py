@@ -25,6 +25,7 @@ LONG = {
     "training": 5_000,
     "clips": 5_000,
     "clip": 5_000,
+    "marks": 5_000,
 }
 
 

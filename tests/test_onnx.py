@@ -10,9 +10,10 @@ import pytest
 import torch
 from clips import fast_config, small_clips
 
-from export.dataset import Audio, Clips, load
+from export.dataset import Clips, load
 from export.network import Scorer, WhaleNet
 from export.onnx import Limits, Quantized, export_float, quantize, score
+from export.store import Audio
 
 pytestmark = pytest.mark.xdist_group("onnx")  # what one test trains, others use
 
@@ -22,7 +23,7 @@ TEMPERATURE = 1.3
 @pytest.fixture(scope="module")
 def clips(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Clips:
     folder = small_clips(data_dir, tmp_path_factory.mktemp("onnx") / "clips", each=24)
-    return load(folder, fast_config(), 1, lambda done, total: None).train
+    return load([folder], fast_config(), 1, lambda done, total: None).train
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def folder(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def job(folder: Path, out: Path, *overrides: str, resume: bool = False, ledger: Path | None = None) -> Job:
     config, text, _ = configuration.load(NARW, [*FAST, "prediction.precision=float32", *overrides])
-    return Job(config, text, folder, out, None, resume, ledger, "pamd train")
+    return Job(config, text, [folder], out, None, resume, ledger, "pamd train")
 
 
 def run(*arguments: object, **keywords: object) -> Path:
@@ -64,7 +64,7 @@ def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_ends_with_model_card_curves_and_nothing_half_written(model: Path, folder: Path) -> None:
     names = {path.name for path in model.parent.iterdir()}
-    assert names == {"checkpoint.pt", "config.yaml", "history.csv", "model.float32.onnx", "model.onnx"}
+    assert names == {"checkpoint.pt", "config.yaml", "history.csv", "split.csv", "model.float32.onnx", "model.onnx"}
     rows = read_rows(model.parent / "history.csv")
     assert [row["epoch"] for row in rows] == ["1.0", "2.0"]
     assert {"train_loss", "select_loss", "select_roc_auc", "select_shifted_roc_auc"} <= set(rows[0])
@@ -134,7 +134,9 @@ def test_an_interrupted_run_carries_on_to_the_same_weights(model: Path, folder: 
 def test_the_hydrogen_torch_file_itself_runs(folder: Path, tmp_path: Path) -> None:
     config, text, _ = configuration.load(HYDROGEN_TORCH, ["training.epochs=1"])
     with (tmp_path / "log").open("w") as log:
-        path = train(Job(config, text, folder, tmp_path / "run", "none", False, None, "pamd train"), Console(file=log))
+        path = train(
+            Job(config, text, [folder], tmp_path / "run", "none", False, None, "pamd train"), Console(file=log)
+        )
     card = card_of(path)
     assert (card.precision, card.threshold, card.labels) == ("float32", 0.5, ["label"])
     assert "neighbours in time on both sides" in card.training.split

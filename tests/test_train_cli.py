@@ -7,7 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from clips import HYDROGEN_TORCH, NARW, small_clips
+import numpy as np
+import soundfile
+from clips import FAST, HYDROGEN_TORCH, NARW, read_rows, small_clips, write_table
+
+from pam_daemon.tools.simulate import ambient_noise, simulate
+from pam_daemon.tools.sounds import upcall
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; "
 PAMD = "from pam_daemon.cli import main; main()"
@@ -48,3 +53,40 @@ def test_the_hydrogen_torch_file_says_all_that_has_no_effect_and_asks_for_weight
     assert any("environment.mixed_precision_training has no effect: training runs on the CPU" in w for w in warnings)
     assert any("93 of 128 mel bins are empty" in line for line in warnings)
     assert error.startswith("pamd: architecture.pretrained: no weights of resnet26")
+
+
+def clips(folder: Path, table: str, count: int, seed: int) -> None:
+    """A data frame of simulated clips in audio/, every second one with a call."""
+    (folder / "audio").mkdir(exist_ok=True)
+    random = np.random.default_rng(seed)
+    for i in range(count):
+        samples = 0.05 * ambient_noise(4000, 2000, random)
+        if i % 2:
+            call = upcall(random, 2000, 1.0).samples
+            samples[1000 : 1000 + len(call)] += 0.3 * call
+        soundfile.write(folder / "audio" / f"{seed}-{i}.wav", samples, 2000)
+    write_table(folder / table, [{"clip_name": f"{seed}-{i}.wav", "label": str(i % 2)} for i in range(count)])
+
+
+def test_folders_of_the_command_line_and_tables_of_the_configuration_train_a_model(tmp_path: Path) -> None:
+    """Both ways to name data: what was understood is said, the split is kept, the test clips are scored at the end."""
+    for number, name in enumerate(("train", "validation", "test")):
+        clips(tmp_path, f"{name}.csv", 16, number)
+    (tmp_path / "sea").mkdir()
+    simulate(tmp_path / "sea" / "sea.aiff", minutes=1, calls=3, seed=1)
+    frames = [f"dataset.{n}_dataframe={tmp_path / n}.csv" for n in ("train", "validation", "test")]
+    settings = [*FAST, "training.epochs=1", "prediction.precision=float32", *frames]
+    settings += [f"dataset.data_folder={tmp_path / 'audio'}", "dataset.validation_strategy=custom"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    start = ("train", "--config", NARW, *options, "--out")
+    done = pamd(*start, tmp_path / "run", "--data", tmp_path, "--data", tmp_path / "sea")
+    assert done.returncode == 0, done.stderr
+    assert "warning: dataset.train_dataframe has no effect: --data gives the table" in done.stderr
+    assert f"{tmp_path}: 16 clips of train.csv: train 16 (8 narw_upcall)" in done.stderr
+    assert "1 recordings with 3 marks (upcall is narw_upcall), 0 without: train" in done.stderr
+    assert f"{tmp_path}: 16 clips of test.csv: test 16 (8 narw_upcall)" in done.stderr
+    assert "test, narw_upcall: positive 8, negative 8, roc_auc" in done.stderr
+    rows = read_rows(tmp_path / "run" / "split.csv")
+    assert [sum(row["split"] == part for row in rows) for part in ("select", "test")] == [16, 16]
+    assert sum(row["split"] == "train" for row in rows) == len(rows) - 32 > 16
+    assert len(read_rows(tmp_path / "run" / "test.csv")) == 16

@@ -34,8 +34,6 @@ def test_the_baseline_is_hydrogen_torch_but_for_split_weights_and_seed() -> None
 def test_every_given_key_without_effect_is_named() -> None:
     _, _, warnings = load(HYDROGEN_TORCH)
     assert sorted(warning.split()[0] for warning in warnings) == [
-        "dataset.data_folder",
-        "dataset.train_dataframe",
         "logging.number_of_audios",
         "training.run_interpretations",
     ]
@@ -100,7 +98,10 @@ def test_a_file_without_such_keys_warns_of_none() -> None:
         ),
         ("training.automatically_adjust_batch_size=true", r"automatically_adjust_batch_size: True cannot be honoured"),
         ("dataset.data_sample_choice=[Test]", r"dataset\.data_sample_choice.*use one of: Train, Validation"),
-        ("dataset.test_dataframe=test.csv", r"dataset\.test_dataframe: test\.csv cannot be honoured"),
+        (
+            "dataset.unlabeled_dataframe=u.csv",
+            r"dataset\.unlabeled_dataframe: u\.csv cannot be honoured; clips",
+        ),
         ("training.train_validation_data=true", r"save_best_checkpoint: chooses by clips that train_validation_data"),
         ("training.epochs=0", r"training\.epochs: Expected `int` >= 1"),
         ("training.epochs=many", r"training\.epochs: Expected `int`, got `str`"),

@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clips(folder: Path) -> Clips:
-    return dataset.load(folder, config_of(), 1, lambda done, total: None).train
+    return dataset.load([folder], config_of(), 1, lambda done, total: None).train
 
 
 def config_of(*overrides: str) -> TrainConfig:
@@ -69,7 +69,7 @@ def run(
 ) -> dict[str, Tensor]:
     """Train, and return the weights in the checkpoint."""
     config, text, _ = configuration.load(NARW, [*QUICK, *overrides])
-    job = Job(config, text, folder, out, None, resume, None, "pamd train")
+    job = Job(config, text, [folder], out, None, resume, None, "pamd train")
     train(job, console or Console(stderr=True))
     saved = torch.load(out / "checkpoint.pt", weights_only=True)
     weights: dict[str, Tensor] = saved["network"]
@@ -408,7 +408,7 @@ def test_without_pipelines_no_model_is_made_until_it_is_asked_for(folder: Path, 
     keys = ("training.epochs=1", "architecture.pool=GeM", "training.build_scoring_pipelines")
     run(folder, tmp_path / "run", *keys[:2], f"{keys[2]}=false")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"checkpoint.pt", "config.yaml", "history.csv"}
+    assert names == {"checkpoint.pt", "config.yaml", "history.csv", "split.csv"}
     run(folder, tmp_path / "run", *keys[:2], f"{keys[2]}=true", resume=True)
     assert (tmp_path / "run" / "model.onnx").exists()
 

@@ -1,11 +1,11 @@
-"""Selection tables: marked calls as Raven Pro reads and writes them (tab separated text)."""
+"""Selection tables: marked calls as Raven Pro reads and writes them, and Audacity's label tracks (tab-separated)."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pam_daemon.errors import TableError
@@ -35,6 +35,37 @@ class Selection:
     label: str = ""
     score: float | None = None
     extra: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+def read_selections(path: Path) -> list[Selection]:
+    """The selections of a Raven table or of an Audacity label track: a table has a header, a track begins with a time.
+
+    Raises: TableError: see `read_raven` and `read_audacity`.
+    """
+    first = _text(path).lstrip().partition("\t")[0]
+    return read_raven(path) if re.match(r"[^\d.+-]", first) else read_audacity(path)
+
+
+def read_audacity(path: Path) -> list[Selection]:
+    """The labels of an Audacity label track, in the file's order: begin, end, label; below one, its two frequencies.
+
+    The format: https://manual.audacityteam.org/man/importing_and_exporting_labels.html. No label means no call, so an
+    empty file is a track. Frequencies that Audacity does not know are negative.
+
+    Raises: TableError: a file that cannot be read or a value that is not what it should be, with its line.
+    """
+    selections: list[Selection] = []
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", _text(path)), 1):
+        cells = line.split("\t")
+        if not line.strip():
+            continue
+        if cells[0] == "\\" and selections:
+            row = _Row(path, number, dict(zip((LOW, HIGH), cells[1:], strict=False)))
+            low_hz, high_hz = (None if hz is None or hz < 0 else hz for hz in (row.number_in(LOW), row.number_in(HIGH)))
+            selections[-1] = replace(selections[-1], low_hz=low_hz, high_hz=high_hz)
+        else:
+            selections.append(_Row(path, number, dict(zip((BEGIN, END, LABEL), cells, strict=False))).selection())
+    return selections
 
 
 def read_raven(path: Path) -> list[Selection]:
@@ -147,7 +178,7 @@ class _Row:
     """One line of a table with the place to name in an error."""
 
     path: Path
-    number: int
+    number: int  # of the line
     cells: Mapping[str, str]
 
     def selection(self) -> Selection:
@@ -162,11 +193,11 @@ class _Row:
         return Selection(
             begin_s,
             end_s,
-            self._number(LOW),
-            self._number(HIGH),
+            self.number_in(LOW),
+            self.number_in(HIGH),
             int(channel),
             self.cells.get(label, ""),
-            self._number(SCORE),
+            self.number_in(SCORE),
             {name: cell for name, cell in self.cells.items() if name not in taken},
         )
 
@@ -178,12 +209,13 @@ class _Row:
         return self.cells.get(VIEW, "").casefold().startswith(WAVEFORM)
 
     def _required(self, column: str) -> float:
-        number = self._number(column)
+        number = self.number_in(column)
         if number is None:
             raise self._error(column, "is empty: write the seconds")
         return number
 
-    def _number(self, column: str) -> float | None:
+    def number_in(self, column: str) -> float | None:
+        """None in an empty cell."""
         cell = self.cells.get(column, "")
         if not cell:
             return None

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import soundfile
 import yaml
 
-from export import dataset, evaluate
+from export import dataset, evaluate, sound, table
 from export.config import TrainConfig, load
 from pam_daemon.detect import Detector, Threshold
 from pam_daemon.model import Model
@@ -174,8 +174,8 @@ def _config() -> TrainConfig:
 def _select_clips(data: Path) -> tuple[dataset.Clips, dataset.Clips]:
     """The select clips as they are, and as a sliding window meets them."""
     folder = data / "narw_clips"
-    rows = [row for row in dataset.read_table(folder / "clips.csv", ["clip_name", "split"]) if row["split"] == "select"]
-    audio = np.stack([dataset.read_clip(folder / "audio" / row["clip_name"], 2000) for row in rows])
+    rows = [row for row in table.read_table(folder / "clips.csv", ["clip_name", "split"]) if row["split"] == "select"]
+    audio = np.stack([sound.read_clip(folder / "audio" / row["clip_name"], 2000) for row in rows])
     labels = np.array([[float(row["label"])] for row in rows], np.float32)
     clips = dataset.Clips([row["clip_name"] for row in rows], audio, labels, [""] * len(rows))
     return clips, evaluate.shifted(clips, _config(), seed=1)

@@ -34,8 +34,9 @@ def measure(bench: Bench) -> None:
         trained.append(_trained(state, clips, config, cpu, scored))
         bare.append(_bare(state, clips, config))
     trained, bare = trained[1:], bare[1:]  # warm: memory, caches, clocks
-    print(f"  {CONFIGURATION.name}: {config.architecture.backbone}, {scored} clips in batches of {config.training.batch_size},")
-    print(f"  {bench.rounds} rounds, interleaved, {torch.get_num_threads()} threads of torch;")
+    network, batch = config.architecture.backbone, config.training.batch_size
+    print(f"  {CONFIGURATION.name}: {network}, {scored} clips in batches of {batch},")
+    print(f"  {bench.rounds} rounds, interleaved; {torch.get_num_threads()} threads of torch;")
     print("  pamd train: an epoch with all augmentation and the updates of the weights and of their average;")
     print("  bare: log-mel, forward, loss and backward on batches in memory, and no more")
     print(f"  bare:         {spread(bare, 'clips/s', 1)}")

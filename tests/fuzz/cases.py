@@ -136,6 +136,9 @@ def tables() -> st.SearchStrategy[Case]:
     return _one(mutated(examples.tables(), _TABLE_WORDS))
 
 
+marks = tables
+
+
 def clips() -> st.SearchStrategy[Case]:
     return _one(mutated([b"clip_name,label\r\na.aif,1\r\nb.aif,0\r\n", b'label,"clip_name"\n0,"a"\n'], _CSV_WORDS))
 

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import soundfile
 import zmq
 from fakes import event, toy_model
 from fuzz.child import MEMORY_BYTES, Case
@@ -144,7 +146,7 @@ def tables(directory: Path) -> Iterator[Reader]:
 @contextmanager
 def clips(directory: Path) -> Iterator[Reader]:
     """The table of labelled clips."""
-    from export.dataset import read_table  # a second's worth of imports that the others do not need
+    from export.table import read_table
 
     path = directory / "train.csv"
 
@@ -156,9 +158,24 @@ def clips(directory: Path) -> Iterator[Reader]:
 
 
 @contextmanager
+def marks(directory: Path) -> Iterator[Reader]:
+    """The selection table of a recording that is trained on."""
+    from export.config import TrainConfig
+    from export.sources import recognise
+
+    soundfile.write(directory / "night.wav", np.zeros(60_000), 2000)
+
+    def read(case: Case) -> None:
+        (directory / "night.selections.txt").write_bytes(case[0])
+        recognise(directory, TrainConfig())
+
+    yield read
+
+
+@contextmanager
 def clip(directory: Path) -> Iterator[Reader]:
     """Suffix and content of a labelled clip."""
-    from export.dataset import read_clip
+    from export.sound import read_clip
 
     def read(case: Case) -> None:
         path = directory / f"clip{case[0].decode()}"
@@ -361,5 +378,6 @@ TARGETS: dict[str, Target] = {
     "training": training,
     "clips": clips,
     "clip": clip,
+    "marks": marks,
     "traps": traps,
 }
