@@ -180,12 +180,6 @@ class TrainConfig(Section, frozen=True):
         return self.dataset.label_names or self.dataset.label_columns
 
 
-# Keys of Hydrogen Torch that nothing here reads yet, with what happens instead.
-_NO_EFFECT = {
-    "logging.number_of_audios": "no pictures of clips are drawn",
-    "training.run_interpretations": "no interpretations are drawn",
-}
-
 # Values that cannot be honoured: key, the only value that can, remedy.
 _ONLY: dict[str, tuple[object, str]] = {
     "dataset.unlabeled_dataframe": (None, "clips without labels are not learned from: set None"),
@@ -436,7 +430,8 @@ def _data_rules(config: TrainConfig) -> list[tuple[bool, str]]:
 
 
 def _without_effect(tree: dict[str, Any], config: TrainConfig) -> list[str]:
-    notes, training = dict(_NO_EFFECT), config.training
+    notes: dict[str, str] = {}
+    training = config.training
     own_rate = training.differential_learning_rate != training.learning_rate
     if own_rate and not training.differential_learning_rate_layers:
         notes["training.differential_learning_rate"] = "differential_learning_rate_layers is empty"

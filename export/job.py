@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from export.config import TrainConfig
-from export.dataset import Split
 from export.network import WhaleNet
 
 History = list[dict[str, float]]
@@ -54,14 +53,3 @@ class State:
         """The network that is judged and shipped: the averaged one where there is one."""
         network: WhaleNet = self.average.module if self.average else self.network
         return network
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network whose training has ended, on the CPU."""
-
-    network: WhaleNet
-    split: Split
-    config: TrainConfig
-    seed: int
-    epoch: int  # that the weights are of

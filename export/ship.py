@@ -20,9 +20,10 @@ from export.checkpoint import replacing
 from export.config import TrainConfig
 from export.dataset import Clips, Split
 from export.features import empty_bins_warning
-from export.job import Job, Trained
+from export.job import Job
 from export.store import Audio
 from export.table import read_table
+from export.variants import Trained
 from pam_daemon import card as cards
 from pam_daemon.errors import ModelError
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from export import augment, evaluate, onnx
-from export.dataset import Clips
-from export.job import Trained
-from export.network import Scorer
+from export.config import TrainConfig
+from export.dataset import Clips, Split
+from export.network import Scorer, WhaleNet
 from export.store import Audio
 from pam_daemon.card import GOLDEN_TOLERANCE
 from pam_daemon.errors import ModelError
@@ -23,6 +23,17 @@ from pam_daemon.errors import ModelError
 Precision = Literal["float32", "float16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _CALIBRATION_WINDOWS = 512
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network whose training has ended, on the CPU."""
+
+    network: WhaleNet
+    split: Split
+    config: TrainConfig
+    seed: int
+    epoch: int  # that the weights are of
 
 
 @dataclass(frozen=True)
