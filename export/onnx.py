@@ -17,6 +17,7 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 
 from export.checkpoint import replacing
 from export.network import Scorer
@@ -107,7 +108,25 @@ def halve(source: Path, target: Path) -> None:
         model, keep_io_types=True, node_block_list=[*front, *(node.name for node in nodes[head + 1 :])]
     )
     with replacing(target) as temporary:
-        write(halved, {}, temporary)
+        write(_direct(halved), {}, temporary)
+
+
+def _direct(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Take out the ways to float16 and back that the converter puts between neighbours which stay in float32."""
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    casts = [node for node in model.graph.node if node.op_type == "Cast"]
+    for node in casts:
+        before = made_by.get(node.input[0])
+        if before in casts and (_type(before), _type(node)) == (onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT):
+            node.input[0] = before.input[0]  # now from float32 to float32: onnxruntime leaves it out
+    tidy = OnnxModel(model)
+    tidy.prune_graph()
+    tidy.topological_sort()
+    return tidy.model
+
+
+def _type(cast: onnx.NodeProto) -> int:
+    return int(cast.attribute[0].i)
 
 
 @dataclass(frozen=True)

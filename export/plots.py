@@ -21,7 +21,7 @@ from export.features import mel_edges_hz
 from export.store import Audio
 
 DPI = 144
-WIDE_IN, NARROW_IN, HIGH_IN = 7.4, 3.6, 2.9
+WIDE_IN, NARROW_IN, HIGH_IN = 9.6, 3.6, 2.9
 _SEA = LinearSegmentedColormap.from_list("sea", ["#061019", "#0b2738", "#1b5468", "#5fa3a8", "#e9f3ea"])
 _TOWARDS = LinearSegmentedColormap.from_list("towards", ["#2f7fc1", "#10202b", "#f0a030"])
 _DECIBELS = (-3.0, 19.0)  # above the quiet level of each frequency
@@ -77,7 +77,8 @@ def _style(axes: Axes, theme: Theme) -> None:
 
 
 def _legend(axes: Axes, theme: Theme, place: Literal["best", "lower left", "lower right"] = "best") -> None:
-    axes.legend(frameon=False, fontsize=8, labelcolor=theme.ink, loc=place, handlelength=1.4)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8, labelcolor=theme.ink, loc=place, handlelength=1.4)
 
 
 def epochs(rows: Sequence[dict[str, float]], keys: dict[str, str], y: str) -> Plot:
@@ -267,11 +268,11 @@ def spectrogram(audio: Audio, config: TrainConfig) -> Plot:
             vmax=_DECIBELS[1],
             interpolation="bilinear",
         )
-        axes.set_xlabel("s", fontsize=8, labelpad=0)
-        axes.set_ylabel("Hz", fontsize=8, labelpad=1)
+        axes.set_xlabel("s", labelpad=0)
+        axes.set_ylabel("Hz", labelpad=1)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.tick_params(labelsize=7, pad=2)
+        axes.yaxis.set_major_locator(MaxNLocator(4, prune="lower"))
+        axes.tick_params(pad=2)
         return figure
 
     return plot
@@ -297,22 +298,22 @@ def grid(pictures: Audio, titles: Sequence[str], config: TrainConfig, below: Aud
     rows = -(-len(pictures) // across) * (1 if below is None else 2)
 
     def plot(theme: Theme) -> Figure:
-        figure = _figure(WIDE_IN, 1.45 * rows)
+        figure = _figure(WIDE_IN, 1.7 * rows)
         for i, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
             row, column = divmod(i, across)
             row *= 1 if below is None else 2
             first = figure.add_subplot(rows, across, row * across + column + 1)
             low, high = np.percentile(picture, (5, 99.5))
             _draw_mel(first, theme, picture, config, seconds, _SEA, (float(low), float(high)))
-            first.set_title(title, color=theme.ink, fontsize=8, loc="left", pad=3)
-            first.set_ylabel("Hz" if not column else "", fontsize=8, labelpad=1)
+            first.set_title(title, color=theme.ink, fontsize=9, loc="left", pad=3)
+            first.set_ylabel("" if column else "Hz", labelpad=1)
             if below is not None:
                 second = figure.add_subplot(rows, across, (row + 1) * across + column + 1)
                 largest = float(np.percentile(np.abs(below[i]), 99.5)) or 1.0
                 _draw_mel(second, theme, below[i], config, seconds, _TOWARDS, (-largest, largest))
-                second.set_ylabel("Hz" if not column else "", fontsize=8, labelpad=1)
+                second.set_ylabel("" if column else "Hz", labelpad=1)
                 first.set_xticklabels([])
-            (first if below is None else second).set_xlabel("s", fontsize=8, labelpad=0)
+            (first if below is None else second).set_xlabel("s", labelpad=0)
         return figure
 
     return plot
@@ -338,8 +339,8 @@ def _draw_mel(
         vmax=limits[1],
         interpolation="nearest",
     )
-    centres = mel_edges_hz(config)
-    ticks = np.linspace(0, len(picture), 4)
-    axes.set_yticks(ticks, [f"{hz:.0f}" for hz in np.interp(ticks, np.arange(len(centres)), centres)])
-    axes.xaxis.set_major_locator(MaxNLocator(3))
-    axes.tick_params(labelsize=7, pad=2)
+    edges_hz = mel_edges_hz(config)
+    ticks_hz = [hz for hz in MaxNLocator(4).tick_values(edges_hz[0], edges_hz[-1]) if edges_hz[0] <= hz <= edges_hz[-1]]
+    axes.set_yticks(np.interp(ticks_hz, edges_hz, np.arange(len(edges_hz))), [f"{hz:g}" for hz in ticks_hz])
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.tick_params(pad=2)

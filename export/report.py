@@ -127,6 +127,7 @@ def draw(trained: Trained, history: History, job: Job, *, anew: bool = True) -> 
         tiles=_tiles(scored),
         curves=_curves(album, history, trained),
         decisions=_decisions(album, scored),
+        errors=[plots.reliability(scored.clips.labels, s).error for s in (scored.untempered, scored.scores)],
         confusion=[_confusion(scored, i) for i in range(len(scored.names))],
         parts=_parts(trained.split, config),
         samples=_samples(album, trained),
