@@ -13,12 +13,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import soundfile
+import torch
 from clips import FAST, NARW, read_rows, synthetic_clips, write_table
 from rich.console import Console
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from export import cli
 from export import config as configuration
+from export.attribution import attribute
 from export.job import Job
 from export.plots import reliability
 from export.run import open_run
@@ -201,3 +203,14 @@ def test_reliability_counts_each_bin() -> None:
 def test_the_table_of_predictions_has_its_columns(run: Path) -> None:
     with (run / "predictions_validation.csv").open(newline="") as file:
         assert next(csv.reader(file)) == ["clip", "name", "label", "score", "split"]
+
+
+def test_what_the_network_looked_at_adds_up_to_the_logit(run: Path) -> None:
+    """Integrated gradients are complete: their sum is how far the logit lies from that of a flat spectrogram."""
+    network = open_run(run, [], Console(file=io.StringIO()))[0].network
+    audio = np.random.default_rng(1).normal(0, 0.1, (3, 4000)).astype(np.float32)
+    log_mel, towards = attribute(network, audio, np.zeros(3, np.intp))
+    flat = np.broadcast_to(log_mel.mean((1, 2), keepdims=True), log_mel.shape).copy()
+    with torch.no_grad():
+        logits = [network.classify(torch.from_numpy(picture[:, None])).numpy()[:, 0] for picture in (log_mel, flat)]
+    np.testing.assert_allclose(towards.sum((1, 2)), logits[0] - logits[1], atol=0.05 * np.ptp(logits) + 1e-3)
