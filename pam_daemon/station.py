@@ -37,7 +37,7 @@ from pam_daemon.ring import Ring
 from pam_daemon.settings import changes
 from pam_daemon.sources import Source
 from pam_daemon.stages import Stages
-from pam_daemon.stream import Analysis, Stream
+from pam_daemon.stream import Analysis, Stream, Tap
 from pam_daemon.worker import Worker
 
 RELOADED = {"model.threshold", "model.sha256", "alerts", "bridges", "publish.keys"}  # keys that SIGHUP takes on
@@ -181,6 +181,7 @@ class Station:
         self.streams: Sequence[Stream] = ()
         self.appended = Gong()  # rung at every commit
         self.bridges: Callable[[], dict[str, BridgeStatus]] = dict
+        self.tap: Tap | None = None  # of the streams to come
         self._setup = setup
         self._on_record = on_record
         self._started_utc = rfc3339(setup.clock.utc_ns())
@@ -257,7 +258,9 @@ class Station:
 
     def add_stream(self, name: str, source: Source, ring_s: float, *, wait: bool) -> Stream:
         ring = Ring(round(ring_s * source.sample_rate_hz), wait=wait, changed=self._changed)
-        return Stream(name, source, ring, self._setup.analysis, heard_until_utc_ns=self._places.get(name))
+        stream = Stream(name, source, ring, self._setup.analysis, heard_until_utc_ns=self._places.get(name))
+        stream.tap = self.tap
+        return stream
 
     def analyse(self, streams: Sequence[Stream], chores: Sequence[Chore] = ()) -> None:
         """The worker's share, on the thread that calls; whatever ends it releases the capture threads."""
