@@ -173,6 +173,10 @@ def _values(source: Source, column: str, config: TrainConfig) -> list[str]:
     if all(column in cut.columns for cut in source.cuts):
         return [cut.columns[column] for cut in source.cuts]
     table, key = source.folder / SPLIT_TABLE, config.dataset.audio_column
+    if not table.exists():
+        raise TableError(
+            f"{table}: is not there, and no other table has a column {column}; add it, or use another strategy"
+        )
     values = {row[key]: row[column] for row in read_table(table, [key, column])}
     for cut in source.cuts:
         if cut.file not in values:
