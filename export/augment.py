@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torchaudio.functional import mask_along_axis_iid
 
 from export import noise
 from export.config import TrainConfig
@@ -126,32 +127,22 @@ def mix(audio: Audio, other: Audio, share: Audio) -> Audio:
     return mixed
 
 
-def mask(log_mel: Tensor, config: TrainConfig, random: np.random.Generator) -> Tensor:
+def mask(log_mel: Tensor, config: TrainConfig) -> Tensor:
     """Blank one random band and one run of frames of each spectrogram (SpecAugment, arXiv:1904.08779).
+
+    What is drawn follows from torch's generator on the CPU, so it is the same on every device.
 
     Args:
         log_mel: (batch, 1, mel bins, frames); blanked places get the spectrogram's mean.
     """
-    augmentation = config.augmentation
-    batch, _, bins, frames = log_mel.shape
-    blank = np.zeros((batch, 1, bins, frames), bool)
-    if augmentation.frequency_mask_bins:
-        blank |= _runs(batch, bins, augmentation.frequency_mask_bins, random)[:, None, :, None]
-    if augmentation.time_mask_frames:
-        blank |= _runs(batch, frames, augmentation.time_mask_frames, random)[:, None, None, :]
-    if not blank.any():
+    widest = (config.augmentation.frequency_mask_bins, config.augmentation.time_mask_frames)
+    if not any(widest):
         return log_mel
-    mean = log_mel.mean((2, 3), keepdim=True)
-    return torch.where(torch.from_numpy(blank).to(log_mel.device), mean, log_mel)
-
-
-def _runs(batch: int, length: int, longest: int, random: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """One run of 0 to `longest` true places in each row, (batch, length)."""
-    size = random.integers(0, min(longest, length) + 1, (batch, 1))
-    start = random.integers(0, length - size + 1)
-    place = np.arange(length)[None, :]
-    runs: npt.NDArray[np.bool_] = (place >= start) & (place < start + size)
-    return runs
+    kept = torch.ones(log_mel.shape)
+    for axis, size in zip((2, 3), widest, strict=True):
+        # It draws a width from 0 to below its parameter, rounded down.
+        kept = mask_along_axis_iid(kept, min(size, kept.shape[axis]) + 1, 0.0, axis) if size else kept
+    return torch.where(kept.to(log_mel.device) > 0, log_mel, log_mel.mean((2, 3), keepdim=True))
 
 
 def _rms(audio: Audio) -> Audio:

@@ -24,7 +24,6 @@ class Batch:
 
     audio: Audio  # (batch, samples)
     targets: Audio  # (batch, labels), 0..1
-    random: np.random.Generator  # for what is drawn later: the masks
 
 
 def steps(config: TrainConfig, clips: int) -> int:
@@ -43,7 +42,7 @@ def batches(clips: Clips, config: TrainConfig, seed: int, epoch: int) -> Iterato
     def make(number: int) -> Batch:
         random = np.random.default_rng([seed, 2, epoch, number])
         index: npt.NDArray[np.intp] = order[number * size : (number + 1) * size]
-        return Batch(*augmenter.draw(index, random), random)
+        return Batch(*augmenter.draw(index, random))
 
     numbers = range(steps(config, len(clips)))
     workers = config.environment.number_of_workers

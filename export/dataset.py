@@ -17,7 +17,7 @@ from export import noise, sources, splits, store
 from export.checkpoint import replacing
 from export.config import TrainConfig
 from export.sound import cut, fit, read_clip
-from export.sources import Cut, Source
+from export.sources import Source
 from export.store import Audio
 from export.table import Row
 from pam_daemon.errors import ConfigError
@@ -77,7 +77,7 @@ def load(data: Sequence[Path], config: TrainConfig, seed: int, progress: Callabl
     if config.augmentation.noise_probability:
         noise.recordings(config)  # what is wrong with them is said before the training
     plan = splits.assign(found, config, seed)
-    clips = _read([cut for source in found for cut in source.cuts], config, notes, progress)
+    clips = _read(found, config, notes, progress)
     _compare(clips, notes)
     parts = _sample(splits.settle(plan, clips.hashes, notes), config, seed)
     by_part = {part: np.flatnonzero(parts == part) for part in splits.PARTS}
@@ -101,21 +101,29 @@ def load(data: Sequence[Path], config: TrainConfig, seed: int, progress: Callabl
 def with_validation(split: Split) -> Split:
     """The split whose train part holds the validation clips too, for `training.train_validation_data`."""
     one, other = split.train, split.select
-    audio = store.empty(len(one) + len(other), one.audio.shape[1])
-    audio[: len(one)], audio[len(one) :] = one.audio, other.audio
-    labels = np.concatenate([one.labels, other.labels])
-    both = Clips(one.names + other.names, audio, labels, one.hashes + other.hashes)
+    both = Clips(
+        one.names + other.names,
+        store.join(one.audio, other.audio),
+        np.concatenate([one.labels, other.labels]),
+        one.hashes + other.hashes,
+    )
     note = "the validation clips are trained on (train_validation_data): figures on them promise too much"
     return replace(split, train=both, notes=[*split.notes, note])
 
 
-def _read(cuts: Sequence[Cut], config: TrainConfig, notes: list[str], progress: Callable[[int, int], None]) -> Clips:
+def _read(
+    found: Sequence[Source], config: TrainConfig, notes: list[str], progress: Callable[[int, int], None]
+) -> Clips:
+    """All cuts in their order; a file is read once for those of one source that follow each other."""
     window, rate_hz = config.window_samples, config.audio.sample_rate
+    cuts = [c for source in found for c in source.cuts]
+    files = [
+        (file, list(own)) for source in found for file, own in groupby(source.cuts, key=lambda c: (c.path, c.channel))
+    ]
     audio = store.empty(len(cuts), window)
     hashes = []
     fitted = i = 0
-    for (path, channel), group in groupby(cuts, key=lambda c: (c.path, c.channel)):
-        own = list(group)
+    for (path, channel), own in files:
         begins = [c.begin for c in own if c.begin is not None]
         if begins:
             windows = cut(path, channel, begins, rate_hz, window)

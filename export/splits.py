@@ -58,7 +58,7 @@ def assign(sources: Sequence[Source], config: TrainConfig, seed: int) -> Plan:
         return Plan(parts, everything, f"validation_dataframe {config.dataset.validation_dataframe}")
     given = parts != ""
     fold, count = _fold(config)
-    groups = [cut.group for cut in cuts]
+    groups = [f"{number}/{cut.group}" for number, source in enumerate(sources) for cut in source.cuts]
     if strategy == "grouped_kfold":
         groups = _groups(sources, config)
     numbers = np.unique([groups[i] for i in free], return_inverse=True)[1]
@@ -86,7 +86,7 @@ def _strategy(sources: Sequence[Source], config: TrainConfig) -> str:
         return "custom"
     if dataset.group_fold_column:
         return "grouped_kfold"
-    return "column" if any((source.folder / SPLIT_TABLE).exists() for source in sources) else "blocks"
+    return "column" if any((s.folder / SPLIT_TABLE).exists() for s in sources if not s.part) else "blocks"
 
 
 def _fold(config: TrainConfig) -> tuple[int, int]:
@@ -173,6 +173,10 @@ def _values(source: Source, column: str, config: TrainConfig) -> list[str]:
     if all(column in cut.columns for cut in source.cuts):
         return [cut.columns[column] for cut in source.cuts]
     table, key = source.folder / SPLIT_TABLE, config.dataset.audio_column
+    if not table.exists():
+        raise TableError(
+            f"{table}: is not there, and no other table has a column {column}; add it, or use another strategy"
+        )
     values = {row[key]: row[column] for row in read_table(table, [key, column])}
     for cut in source.cuts:
         if cut.file not in values:

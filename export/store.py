@@ -51,3 +51,13 @@ def take(audio: Audio, index: npt.NDArray[np.intp]) -> Audio:
     for rows in batches(len(index)):
         taken[rows] = audio[index[rows]]
     return taken
+
+
+def join(one: Audio, other: Audio) -> Audio:
+    """The windows of both, in a store of their own."""
+    joined = empty(len(one) + len(other), one.shape[1])
+    for rows in batches(len(one)):
+        joined[rows] = one[rows]
+    for rows in batches(len(other)):
+        joined[len(one) + rows.start : len(one) + rows.stop] = other[rows]
+    return joined

@@ -144,7 +144,7 @@ def train_epoch(
 
 def _loss(network: WhaleNet, batch: Batch, config: TrainConfig, place: torch.device) -> Tensor:
     with torch.no_grad():  # features always in float32: half precision would not resolve the DFT
-        log_mel = augment.mask(network.features(torch.from_numpy(batch.audio).to(place)), config, batch.random)
+        log_mel = augment.mask(network.features(torch.from_numpy(batch.audio).to(place)), config)
     with device.autocast(place, config.environment.mixed_precision_training):
         logits = network.classify(log_mel.contiguous(memory_format=torch.channels_last))
     return optimisation.loss(logits, torch.from_numpy(batch.targets).to(place), config)

@@ -177,6 +177,14 @@ class JournalPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where records are kept."""
 
     path: Annotated[Text | None, Meta(description="null: STATION.journal in the state directory")] = None
+    keep_days: Annotated[
+        Annotated[float, Meta(ge=1, le=36_500)] | None,
+        Meta(description="effort, gaps, events and alerts go when they are older; null: never"),
+    ] = 400.0
+    largest_megabytes: Annotated[
+        Annotated[float, Meta(ge=20)] | None,
+        Meta(description="the oldest records go, detections last, to keep the file and its WAL within; null: no limit"),
+    ] = 1000.0
 
 
 class Publish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -16,6 +16,7 @@ from types import FrameType
 import platformdirs
 import structlog
 
+from pam_daemon import retention
 from pam_daemon.chores import Chore, Rota
 from pam_daemon.clock import NS_PER_S, Clock, SampleClock, utc_ns_of
 from pam_daemon.config import Config
@@ -184,7 +185,7 @@ def _bridges(station: Station, config: Config) -> Iterator[Bridges]:
     feed = Feed(station.open_journal, station.appended, station.tell, station.clock)
     bridges = Bridges(station.address, feed, station.crew.start)
     bridges.prepare(config.bridges)()
-    station.bridges = bridges.status
+    station.bridges, station.handed_over = bridges.status, bridges.handed_over
     try:
         yield bridges
     finally:
@@ -257,6 +258,7 @@ def _run_worker(station: Station, streams: Sequence[Stream], canary_s: float) ->
         Chore(PLACES_EVERY_S, station.keep_places),
         Chore(canary_s, station.test_model),
         Chore(_LOAD_EVERY_S, station.judge_load),
+        Chore(retention.EVERY_S, station.tidy),
     ]
     station.analyse(streams, chores)
     station.keep_places()

@@ -35,6 +35,7 @@ class Held:
         tell: takes the events: the disk refuses, accepts again, cannot be read.
         limit: the most records that are held; then the oldest fall out, counted in `dropped`.
         retry_every_s: how often writing is tried again, at most.
+        mends: a file that is damaged is kept aside, and another log begun in its place.
     """
 
     def __init__(
@@ -44,8 +45,12 @@ class Held:
         limit: int = HELD_LIMIT,
         retry_every_s: float = RETRY_EVERY_S,
         clock: Clock | None = None,
+        mends: bool = False,
     ) -> None:
         self.writing = threading.RLock()
+        self.mends = mends
+        self.spoilt: str | None = None  # what is wrong with the file, until another has begun
+        self.kept_as: tuple[str, str | None] | None = None  # and where it is meanwhile, and its log
         self.log: str | None = None  # until the journal has been opened once
         self.last_number = 0  # given, or reserved by a process before this one
         self.reserved = False  # numbers to come, in a committed block
@@ -53,10 +58,12 @@ class Held:
         self.topics: dict[str, int] = {}  # the last seq of each, written or not
         self.refused = False  # by the disk; true as long as anything is held
         self.released = False  # the file is let go of, so that its disk can be unmounted, checked, and mounted again
+        self.began_after = 0  # the last number of the log that ended with its file, in this process
         self.unreadable = False
         self.dropped = 0  # since the process began
         self.clock = clock or SystemClock()
-        self._tell = tell
+        self.tell = tell
+        self._told = False  # that the disk refuses
         self._limit = limit
         self._retry_every_ns = int(retry_every_s * NS_PER_S)
         self._retry_ns = 0
@@ -111,9 +118,11 @@ class Held:
             written, dropped = self._written, self._dropped
             self._written = self._dropped = 0
         self.refused = self.released = self.unreadable = False
-        text = f"the journal's disk accepts again: {written} records were held and are written, {dropped} fell out"
-        data = {"held": written + dropped, "written": written, "dropped": dropped}
-        self._tell(Event("disk_accepted", "warning" if dropped else "info", text, data))
+        if self._told:
+            self._told = False
+            text = f"the journal's disk accepts again: {written} records were held and are written, {dropped} fell out"
+            data = {"held": written + dropped, "written": written, "dropped": dropped}
+            self.tell(Event("disk_accepted", "warning" if dropped else "info", text, data))
 
     @property
     def due(self) -> bool:
@@ -125,14 +134,33 @@ class Held:
         now_ns = self.clock.monotonic_ns()
         self._retry_ns = now_ns + max(self._retry_every_ns, _PATIENCE * (now_ns - began_ns))
         self.released = self.released or release
-        if not self.refused:
-            self.refused = True
+        self.refused = True
+        if not self._told:
+            self._told = True
             text = f"the journal's disk refuses, records are held: {error}"
-            self._tell(Event("disk_refused", "error", text, {"error": error}))
+            self.tell(Event("disk_refused", "error", text, {"error": error}))
+
+    def spoil(self, log: str, reason: str) -> None:
+        """The file of this log is damaged: records are held until another has begun. On any thread."""
+        with self._lock:
+            if log == self.log and self.spoilt is None:
+                self._retry_ns = 0
+                self.spoilt = reason
+                self.refused = self.released = True
+
+    def begin_anew(self) -> None:
+        """Numbers go on in another log, where what is held comes first: cursors by `seq` alone need not know of it."""
+        with self._lock:
+            self.began_after = (next(iter(self._entries.values())).seq - 1) if self._entries else self.last_number
+            self.topics = {}
+            for identity, entry in self._entries.items():
+                self._entries[identity] = msgspec.structs.replace(entry, prev_seq=self.topics.get(entry.topic))
+                self.topics[entry.topic] = entry.seq
+            self.last_seq = max(self.topics.values(), default=None)
 
     def not_read(self, error: str) -> None:
         """The disk would not be read, which is said once."""
         if not self.unreadable:
             self.unreadable = True
             text = f"the journal's disk cannot be read, only what is held is answered: {error}"
-            self._tell(Event("disk_unreadable", "error", text, {"error": error}))
+            self.tell(Event("disk_unreadable", "error", text, {"error": error}))

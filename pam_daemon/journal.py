@@ -1,8 +1,9 @@
 """The journal: every record is committed here first; what is sent, is read from here.
 
-Append-only SQLite. `seq` is never reused, appending is idempotent by `id`, one connection a thread. Where the disk
-refuses after the start (full, read-only, failing), records are numbered and held in memory, and written later: what
-reads the journal sees both as one.
+SQLite, to which records are added, and from which only retention takes any. `seq` is never reused, appending is
+idempotent by `id`, one connection a thread. Where the disk refuses after the start (full, read-only, failing), records
+are numbered and held in memory, and written later: what reads the journal sees both as one. A damaged file is such a
+disk too, and its remedy is a new file: another log.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import Any
 
 import msgspec
 
-from pam_daemon.database import Database, DiskRefuses, damaged
+from pam_daemon.database import Damaged, Database, DiskRefuses, keep_aside
 from pam_daemon.errors import JournalError
 from pam_daemon.held import Entry, Held
-from pam_daemon.records import Numbers, Record, Wire, topic
+from pam_daemon.records import Event, Numbers, Record, Wire, topic
 
 # Numbers up to `meta.reserved` may have been given, also to records that never got here: a process that was killed
 # while it held some is followed by one that begins after them. So many no disk refuses.
@@ -29,6 +30,7 @@ _RESERVED_AHEAD = 10**9
 _PIECE = 100  # held records written in one transaction: on a disk with little room, some are better than none
 _PAGE = 100
 _BY_ID = "select seq, prev_seq, wire from record where id = ?"
+_HEAD = ("kind", "station", "stream", "mode", "id", "time_utc")
 
 
 class Bell:
@@ -82,7 +84,7 @@ class Journal:
         held: shared by all connections of one station, the first of which opens the file or refuses to.
 
     Raises:
-        JournalError: a path that cannot be used, or a file that is no journal.
+        JournalError: a path that cannot be used, or a file that is no journal and that `held` does not mend.
     """
 
     def __init__(self, path: Path, bells: Sequence[Bell | Gong] = (), held: Held | None = None) -> None:
@@ -93,13 +95,24 @@ class Journal:
         self.readable = True  # the file, the last time; else only what is held was answered
         self._file = Database(path, self._held)
         if self._held.log is None:
-            with self._file.connection() as db:
-                self._learn(db)
+            self._open()
 
     @property
     def log(self) -> str:
-        assert self._held.log is not None, "whoever opened the journal read its name"
-        return self._held.log
+        """The one that was read last: a damaged file is followed by another."""
+        log = self._file.log or self._held.log
+        assert log is not None, "whoever opened the journal read its name"
+        return log
+
+    @property
+    def damaged(self) -> bool:
+        """What was read of late may not be all that there was; another log is about to begin."""
+        return self._held.spoilt is not None
+
+    @property
+    def began_after(self) -> int:
+        """The last number of the log before this one, where that ended under this process; else 0."""
+        return self._held.began_after
 
     def reserve(self) -> None:
         """Make sure of the numbers to come: from now on the disk may refuse.
@@ -110,10 +123,18 @@ class Journal:
         self._appends = True
         with self._held.writing:
             if not self._held.reserved:
-                with self._file.transaction() as db:
-                    self._learn(db)
-                    db.execute("update meta set reserved = ?", (self._held.last_number + _RESERVED_AHEAD,))
+                try:
+                    with self._file.transaction() as db:
+                        self._reserve(db)
+                except DiskRefuses:
+                    if self._held.spoilt is None:
+                        raise
+                    self._begin_anew(self._held.spoilt)
                 self._held.reserved = True
+
+    def _reserve(self, db: sqlite3.Connection) -> None:
+        self._learn(db)
+        db.execute("update meta set reserved = ?", (self._held.last_number + _RESERVED_AHEAD,))
 
     def append(self, records: Sequence[Record]) -> list[tuple[Wire, bool]]:
         """Commit the records that are not here yet, or hold them; each as it is to be sent, and whether it is new."""
@@ -135,6 +156,8 @@ class Journal:
         """
         with self._held.writing, suppress(DiskRefuses):
             while self._held.refused and (now or self._held.due):
+                if self._held.spoilt is not None:
+                    self._begin_anew(self._held.spoilt)
                 entries = self._held.oldest(_PIECE)
                 with self._writing() as db:
                     self._insert(db, entries, self._held.topics)
@@ -156,8 +179,11 @@ class Journal:
                 where.append(f"{column} in ({','.join('?' * len(names))})")
                 values += names  # type: ignore[arg-type]
         query = f"select seq, prev_seq, wire from record where {' and '.join(where)} order by seq limit ?"
+        log = self._held.log
         held = self._held.after(seq, kinds, streams)  # before the file: it has what is written in between
-        wires = [self._wire(*row) for row in self._read(query, [*values, limit])]
+        wires = self._read(query, [*values, limit], self._stored)
+        if self.log != log:  # another has begun in between
+            return self.since(seq, kinds=kinds, streams=streams, limit=limit)
         last = wires[-1]["seq"] if wires else seq
         return [*wires, *(self._unwritten(entry) for entry in held if entry.seq > last)][:limit]
 
@@ -168,10 +194,10 @@ class Journal:
             seq = entry.seq
             yield self._unwritten(entry)
         query = "select seq, prev_seq, wire from record where kind = ? and seq < ? order by seq desc limit ?"
-        while rows := self._read(query, [kind, seq, _PAGE]):
-            for row in rows:
-                seq = row[0]
-                yield self._wire(*row)
+        while wires := self._read(query, [kind, seq, _PAGE], self._stored):
+            for wire in wires:
+                seq = wire["seq"]
+                yield wire
 
     def ends(self) -> tuple[int | None, int | None]:
         """The oldest and the last `seq`; None in an empty journal."""
@@ -180,6 +206,37 @@ class Journal:
             if oldest is not None:
                 return oldest, max(last, self._held.last_seq or 0)
         return (held[0].seq if held else None), self._held.last_seq
+
+    def expired(self, kinds: Sequence[str] | None = None) -> int:
+        """Up to which seq records, of these kinds, have been deleted; 0 where none has been."""
+        asked = "" if kinds is None else f" where kind in ({','.join('?' * len(kinds))})"
+        return next(iter(self._read(f"select coalesce(max(last_seq), 0) from expired{asked}", kinds or ())), (0,))[0]
+
+    def expire(self, records: Mapping[int, str]) -> bool:
+        """Delete records, by seq, with their kinds, in one transaction; whether the disk accepts."""
+        last: dict[str, int] = {}
+        for seq, kind in records.items():
+            last[kind] = max(seq, last.get(kind, 0))
+        with self._held.writing, suppress(DiskRefuses), self._writing() as db:
+            db.executemany("delete from record where seq = ?", [(seq,) for seq in records])
+            db.executemany(
+                "insert into expired values (?, ?) "
+                "on conflict do update set last_seq = max(last_seq, excluded.last_seq)",
+                last.items(),
+            )
+            return True
+        return False
+
+    def size(self) -> tuple[int, int]:
+        """Bytes of the file that hold something, all else in it is used again; and bytes of its WAL."""
+        query = (
+            "select (page_count - freelist_count) * page_size "
+            "from pragma_page_count, pragma_freelist_count, pragma_page_size"
+        )
+        used = next(iter(self._read(query)), (0,))[0]
+        with suppress(OSError):
+            return used, Path(f"{self.path}-wal").stat().st_size
+        return used, 0
 
     def keep_places(self, places: Mapping[str, int]) -> None:
         """Store up to which UTC, in nanoseconds, each of these streams has been decided, if the disk accepts."""
@@ -203,6 +260,42 @@ class Journal:
                 self._finish()
         finally:
             self._file.close()
+
+    def _open(self) -> None:
+        try:
+            with self._file.connection(begin=True) as db:
+                self._learn(db)
+        except Damaged as damage:
+            if not self._held.mends:
+                raise
+            with self._held.writing:
+                self._begin_anew(damage.reason)
+
+    def _begin_anew(self, reason: str) -> None:
+        """Another log, in the place of the damaged file, which is kept.
+
+        Raises:
+            DiskRefuses: not yet.
+        """
+        self._file.close()
+        began_ns = self._held.clock.monotonic_ns()
+        try:
+            if self._held.kept_as is None:
+                self._held.kept_as = str(keep_aside(self.path, self._held.clock.utc_ns())), self._held.log
+                self._held.begin_anew()
+            with self._file.connection(begin=True) as db:
+                self._learn(db)
+                if self._appends:
+                    self._reserve(db)
+        except (OSError, JournalError) as error:
+            if isinstance(error, Damaged):  # it is back, from wherever its disk was
+                self._held.kept_as = None
+            self._held.refuse(str(error), began_ns, release=True)
+            raise DiskRefuses(f"{self.path}: damaged, and cannot be replaced: {error}", str(error)) from error
+        (kept_as, before), self._held.kept_as, self._held.spoilt = self._held.kept_as, None, None
+        text = f"the journal was damaged ({reason}); it is kept as {kept_as}, and log {self.log} begins"
+        data = {"error": reason, "kept_as": kept_as, "before": before, "log": self.log}
+        self._held.tell(Event("journal_damaged", "error", text, data))
 
     def _finish(self) -> None:
         if not self.write_held(now=True):
@@ -253,14 +346,14 @@ class Journal:
 
     def _find(self, db: sqlite3.Connection, record: Record) -> Wire | None:
         row = db.execute(_BY_ID, (record.id,)).fetchone()
-        return row and self._wire(*row)
+        return row and self._stored(row)
 
     def _find_held(self, record: Record) -> Wire | None:
         """Among what is held, or in the file where that can be read."""
         if (entry := self._held.find(record.id)) is not None:
             return self._unwritten(entry)
-        rows = [] if self._held.unreadable else self._read(_BY_ID, [record.id])
-        return self._wire(*rows[0]) if rows else None
+        wires = [] if self._held.unreadable else self._read(_BY_ID, [record.id], self._stored)
+        return wires[0] if wires else None
 
     def _insert(self, db: sqlite3.Connection, entries: Sequence[Entry], topics: Mapping[str, int]) -> None:
         # What the disk took, but reported as refused, is there already when it comes a second time.
@@ -276,25 +369,30 @@ class Journal:
         self._held.know(dict(db.execute("select name, last_seq from topic")))
 
     def _wire(self, seq: int, prev_seq: int | None, wire: bytes, *, durable: bool = True) -> Wire:
-        try:
-            stored = msgspec.json.decode(wire, type=Wire)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise damaged(self.path, error) from error
+        stored = msgspec.json.decode(wire, type=Wire)
         return stored | msgspec.structs.asdict(Numbers(self.log, seq, prev_seq, durable))
+
+    def _stored(self, row: tuple[int, int | None, bytes]) -> Wire:
+        """Raises: TypeError, ValueError: it is not what was written."""
+        wire = self._wire(*row)
+        if not all(isinstance(wire.get(name), str) for name in _HEAD):
+            raise ValueError(f"record {row[0]} is none")
+        return wire
 
     def _unwritten(self, entry: Entry) -> Wire:
         return self._wire(entry.seq, entry.prev_seq, entry.wire, durable=False)
 
-    def _read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        """Rows; none from a disk that cannot be read, which is noted."""
+    def _read(self, query: str, values: Sequence[Any] = (), make: Callable[[Any], Any] = tuple) -> list[Any]:
+        """Rows, each as it is made of; none from a disk that cannot be read, which is noted."""
         try:
             with self._file.connection() as db:
-                rows = db.execute(query, values).fetchall()
+                rows = [make(row) for row in db.execute(query, values)]
             self.readable = True
             return rows
         except DiskRefuses as error:
             self.readable = False
-            self._held.not_read(error.reason)
+            if not self.damaged:
+                self._held.not_read(error.reason)
             return []
 
     @contextmanager
@@ -305,5 +403,6 @@ class Journal:
             with self._file.transaction() as db:
                 yield db
         except DiskRefuses as error:
-            self._held.refuse(error.reason, began_ns, release=not error.full)
+            if not self.damaged:
+                self._held.refuse(error.reason, began_ns, release=not error.full)
             raise

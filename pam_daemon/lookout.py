@@ -62,7 +62,8 @@ class Lookout:
         self._watch.begin(list(self._streams))
         if journal is not None and self._analysis.mode != "replay":
             told = recall(journal, self._analysis.station, self._analysis.mode, self._rules, places)
-            self._watch.resume(*told, places)
+            if not journal.damaged:  # else perhaps not all was told: nothing is known of before
+                self._watch.resume(*told, places)
 
     def follow(self, records: Sequence[Record]) -> list[Record]:
         """What the streams have just told, and how far they are now -> what becomes of alerts."""
@@ -97,6 +98,10 @@ class Lookout:
             Record("alert", analysis.station, STATION_WIDE, analysis.mode, decision.id, now, decision.body)
             for decision in decisions
         ]
+
+    def needed_ns(self) -> int:
+        """Since when, in stream time, the journal's records are needed to go on after a restart."""
+        return self._watch.needed_ns()
 
     def change(self, rules: Sequence[Rule]) -> None:
         """Other rules from the next round on."""

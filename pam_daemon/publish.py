@@ -239,7 +239,14 @@ class Publisher:
         limit = max(1, min(request.limit, _BATCH))
         records = journal.since(after, kinds=request.kinds, streams=request.streams, limit=limit)
         oldest, last = journal.ends()
-        return {"log": journal.log, "oldest_seq": oldest, "last_seq": last, "records": records}
+        expired = journal.expired(request.kinds)  # after reading: what was missing then is told
+        return {
+            "log": journal.log,
+            "oldest_seq": oldest,
+            "last_seq": last,
+            "expired_seq": expired or None,
+            "records": records,
+        }
 
 
 def _is_loopback(endpoint: str) -> bool:

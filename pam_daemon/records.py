@@ -186,6 +186,13 @@ class BridgeStatus(msgspec.Struct, frozen=True):
     refused: int  # records that it would not take, since the start
 
 
+class JournalStatus(msgspec.Struct, frozen=True):
+    """How much the journal holds; in the heartbeat of a station that keeps it within limits."""
+
+    bytes: int  # of the records and their indexes, and of the WAL; not what is free in the file
+    oldest_utc: dict[str, str]  # by kind, when the oldest record was made that is kept
+
+
 class AlertStatus(msgspec.Struct, frozen=True):
     """An alert that stands: for who comes too late for its records."""
 
@@ -215,6 +222,7 @@ class Status(msgspec.Struct, frozen=True):
     dropped_records: int
     disk_free_bytes: int | None
     bridges: dict[str, BridgeStatus] = {}
+    journal: JournalStatus | None = None
     alerts: tuple[AlertStatus, ...] = ()
 
 

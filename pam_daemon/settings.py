@@ -31,7 +31,9 @@ _LISTS: Mapping[str, tuple[str, Mapping[type[msgspec.Struct], Mapping[str, str]]
 }
 
 
-def load_config(path: Path | None, settings: Sequence[str] = (), given: Mapping[str, str] | None = None) -> Config:
+def load_config(
+    path: Path | None, settings: Sequence[str] = (), given: Mapping[str, str | bool] | None = None
+) -> Config:
     """Defaults, then the file, then `section.key=value` settings, then values by `section.key` as they are.
 
     Raises:

@@ -33,14 +33,23 @@ from pam_daemon.model import Model, shipped_model
 from pam_daemon.overload import Overload
 from pam_daemon.publish import Publisher
 from pam_daemon.records import STATION_WIDE, BridgeStatus, Event, Mode, Position, Record, Status, Wire, record_id
+from pam_daemon.retention import Retention
 from pam_daemon.ring import Ring
 from pam_daemon.settings import changes
 from pam_daemon.sources import Source
 from pam_daemon.stages import Stages
-from pam_daemon.stream import Analysis, Stream
+from pam_daemon.stream import Analysis, Stream, Tap
 from pam_daemon.worker import Worker
 
-RELOADED = {"model.threshold", "model.sha256", "alerts", "bridges", "publish.keys"}  # keys that SIGHUP takes on
+RELOADED = {  # keys that SIGHUP takes on
+    "model.threshold",
+    "model.sha256",
+    "alerts",
+    "bridges",
+    "publish.keys",
+    "journal.keep_days",
+    "journal.largest_megabytes",
+}
 _SUBSCRIBER_WAIT_S = 2.0
 
 log = structlog.get_logger()
@@ -181,6 +190,8 @@ class Station:
         self.streams: Sequence[Stream] = ()
         self.appended = Gong()  # rung at every commit
         self.bridges: Callable[[], dict[str, BridgeStatus]] = dict
+        self.handed_over: Callable[[], dict[str, int]] = dict  # by kind, up to which seq all bridges are done
+        self.tap: Tap | None = None  # of the streams to come
         self._setup = setup
         self._on_record = on_record
         self._started_utc = rfc3339(setup.clock.utc_ns())
@@ -202,8 +213,9 @@ class Station:
         self._overload = Overload(load.lag_s, int((load.hop_s or hop_s) / hop_s), hop_s)
         self._lookout = Lookout(analysis, setup.rules, setup.clock)
         self._told: deque[Record] = deque()  # of what is rare: changes of a state
-        self._held = Held(self.tell, clock=setup.clock)
+        self._held = Held(self.tell, clock=setup.clock, mends=setup.analysis.mode != "replay")
         self._journal: Journal | None = None  # the worker's connection
+        self._retention: Retention | None = None
         self._places: dict[str, int] = {}  # UTC, in ns, up to which each stream was listened to before this start
         self.publisher: Publisher | None = None
         self._keys: StationKeys | None = None
@@ -219,6 +231,7 @@ class Station:
                 )
                 self._journal.reserve()
                 self._places = self._journal.places()
+                self._retention = self._retain(self._journal)
                 if endpoint is not None:
                     self._keys = self._read_keys(setup.config)
                     self.publisher = self._bind(endpoint, self._journal.ends()[1] or 0, linger_s)
@@ -257,7 +270,9 @@ class Station:
 
     def add_stream(self, name: str, source: Source, ring_s: float, *, wait: bool) -> Stream:
         ring = Ring(round(ring_s * source.sample_rate_hz), wait=wait, changed=self._changed)
-        return Stream(name, source, ring, self._setup.analysis, heard_until_utc_ns=self._places.get(name))
+        stream = Stream(name, source, ring, self._setup.analysis, heard_until_utc_ns=self._places.get(name))
+        stream.tap = self.tap
+        return stream
 
     def analyse(self, streams: Sequence[Stream], chores: Sequence[Chore] = ()) -> None:
         """The worker's share, on the thread that calls; whatever ends it releases the capture threads."""
@@ -334,6 +349,8 @@ class Station:
         if restart:
             text += f"; a restart is needed for {', '.join(restart)}"
         self._setup = replace(setup, config=setup.config if restart else config, rules=rules)
+        if self._retention is not None:
+            self._retention.choice = config.journal
         self.tell(Event("reload", "warning" if restart else "info", text, data))
 
     def _take_on(self, keys: StationKeys) -> Wire:
@@ -351,6 +368,15 @@ class Station:
         """Where every stream is, for the next start to know since when nobody listened."""
         assert self._journal is not None, "only a live station keeps its places, and it has a journal"
         self._journal.keep_places({s.name: utc_ns for s in self.streams if (utc_ns := s.decided_utc_ns) is not None})
+
+    def tidy(self) -> None:
+        """A little of what the journal need not keep any more is deleted."""
+        assert self._retention is not None, "only a live station deletes, and it has a journal"
+        self._retention.tidy()
+
+    def _retain(self, journal: Journal) -> Retention:
+        choice, needed_ns = self._setup.config.journal, self._lookout.needed_ns
+        return Retention(journal, choice, needed_ns, lambda: self.handed_over(), self.tell, self.clock)
 
     def _write_held(self, *, now: bool = False) -> None:
         if self._journal is not None:
@@ -413,6 +439,7 @@ class Station:
             dropped_records=self._held.dropped,
             disk_free_bytes=None if self._journal_path is None else _free_bytes(self._journal_path.parent),
             bridges=self.bridges(),
+            journal=self._retention.status if self._retention else None,
             alerts=self._lookout.standing(),
         )
         analysis = self._setup.analysis

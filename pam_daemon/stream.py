@@ -94,6 +94,10 @@ class StreamRecorder(Protocol):
     def status(self) -> RecorderStatus: ...
 
 
+# A stream's name, and in order its windows with their scores (labels,) and the ends of its segments.
+Tap = Callable[[str, Window | SegmentEnd, FloatArray | None], None]
+
+
 class Stream:
     """Reads its ring, gives windows to score, takes the scores, gives records.
 
@@ -107,6 +111,7 @@ class Stream:
         self.ring = ring
         self.origin: Origin | None = None  # set before the first write to the ring
         self.recorder: StreamRecorder | None = None  # likewise
+        self.tap: Tap | None = None  # likewise; called by the worker
         self.sample_rate_hz = source.sample_rate_hz
         self.analysed_samples = 0
         self.windows = 0  # scored
@@ -313,6 +318,8 @@ class Stream:
 
     def _score(self, window: Window, scores: FloatArray, timing: Timing, clock: Clock) -> Iterator[Record]:
         self._analysed(window)
+        if self.tap is not None:
+            self.tap(self.name, window, scores)
         self.windows += 1
         self._last_place = place = window.place
         for number, (detector, score) in enumerate(zip(self._detectors, scores, strict=True)):
@@ -325,6 +332,8 @@ class Stream:
 
     def _end_segment(self, end: SegmentEnd, timing: Timing, clock: Clock) -> Iterator[Record]:
         self._analysed(end)
+        if self.tap is not None:
+            self.tap(self.name, end, None)
         for number, detector in enumerate(self._detectors):
             for call in detector.end():
                 yield from self._detection(number, call, timing, clock)

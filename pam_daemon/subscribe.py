@@ -16,7 +16,7 @@ from pam_daemon.errors import EndpointError, KeyFileError
 from pam_daemon.keys import public_key, read_pair
 from pam_daemon.place import Place, PlaceFile
 from pam_daemon.publish import recovery_port, with_port
-from pam_daemon.records import Wire, read_record
+from pam_daemon.records import Seq, Wire, read_record
 
 _HIGH_WATER_MARK = 10_000  # messages that wait for us here; the rest waits in the journal
 _ANSWER_S = 5.0
@@ -30,6 +30,7 @@ class _Reply(msgspec.Struct):
 
     log: str
     records: list[msgspec.Raw]
+    expired_seq: Seq | None = None
 
 
 class Subscriber:
@@ -80,6 +81,7 @@ class Subscriber:
         self.unreadable_messages = 0  # that are no record, nor an answer: passed over
         self.recovered_records = 0  # that did not come by themselves
         self.lost_records = 0  # noticed and not to be had any more: at least so many
+        self.expired_seq = 0  # up to here a station had deleted, for their age or its room, records that we had not had
         self.waiting = False  # recovery does not answer, and records wait for it
         self.unsaved: str | None = None  # why the place cannot be stored, while it cannot
         self._file = PlaceFile(state) if state else None
@@ -206,6 +208,8 @@ class Subscriber:
         try:
             reply = msgspec.json.decode(answer or b"", type=_Reply)
             records = [read_record(record) for record in reply.records] if reply.log == place.log else []
+            if reply.log == place.log and (reply.expired_seq or 0) > place.seq:
+                self.expired_seq = reply.expired_seq or 0
             return [record for record in records if record.get("seq") is not None]
         except (ValueError, RecursionError):
             self.unreadable_messages += answer is not None

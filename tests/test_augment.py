@@ -122,13 +122,20 @@ def test_a_gain_changes_the_level_alone() -> None:
 def test_masks_blank_at_most_the_configured_band_and_time() -> None:
     config = fast_config("augmentation.frequency_mask_bins=3", "augmentation.time_mask_frames=5")
     spectrogram = torch.randn(50, 1, 16, 32)
-    masked = mask(spectrogram, config, np.random.default_rng(1))
+    torch.manual_seed(1)
+    masked = mask(spectrogram, config)
     changed = (masked != spectrogram)[:, 0]
     whole_bins, whole_frames = changed.all(2).sum(1), changed.all(1).sum(1)
     assert whole_bins.max() == 3
     assert whole_frames.max() == 5
     rest = changed & ~changed.all(2, keepdim=True) & ~changed.all(1, keepdim=True)
     assert not rest.any()
+    mean = spectrogram.mean((2, 3), keepdim=True)
+    assert torch.equal(masked, torch.where(changed[:, None], mean, spectrogram))
+    torch.manual_seed(1)
+    assert torch.equal(mask(spectrogram, config), masked)
+    off = fast_config("augmentation.frequency_mask_bins=0", "augmentation.time_mask_frames=0")
+    assert mask(spectrogram, off) is spectrogram
 
 
 def noise_clips(count: int) -> Clips:

@@ -203,13 +203,18 @@ def test_a_damaged_file_is_no_matter_of_the_disk(tmp_path: Path) -> None:
         journal.since(0)
 
 
-def test_a_journal_of_version_1_goes_on(tmp_path: Path) -> None:
+VERSION_2 = "drop table expired; pragma user_version = 2;"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_journal_of_an_earlier_version_goes_on(tmp_path: Path, version: int) -> None:
     """Its log, its records and its numbers."""
     path = tmp_path / "journal"
     with closing(Journal(path)) as journal:
         journal.append([event(n) for n in range(3)])
         log = journal.log
     with closing(sqlite3.connect(path)) as db:  # as pamd wrote it then
+        db.executescript(VERSION_2)
         db.executescript(
             """
             alter table meta drop column reserved;
@@ -227,6 +232,8 @@ def test_a_journal_of_version_1_goes_on(tmp_path: Path) -> None:
             create index record_kind on record (kind, seq);
             pragma user_version = 1;
             """
+            if version == 1
+            else ""
         )
     for number in (3, 4):
         with closing(Journal(path)) as journal:

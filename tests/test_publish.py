@@ -234,7 +234,13 @@ def test_recovery_gives_what_came_after(house: House, context: zmq.Context[zmq.S
         list(range(1, 13)),
         [5, 6, 7, 8, 9, 10, 11, 12],
     ]
-    assert replies[0] == {"log": log, "oldest_seq": 1, "last_seq": 12, "records": house.journal.since(4)}
+    assert replies[0] == {
+        "log": log,
+        "oldest_seq": 1,
+        "last_seq": 12,
+        "expired_seq": None,
+        "records": house.journal.since(4),
+    }
     assert all((reply["log"], reply["oldest_seq"], reply["last_seq"]) == (log, 1, 12) for reply in replies)
 
 
@@ -247,7 +253,7 @@ def test_a_reply_is_bounded_and_the_rest_is_asked_for(house: House, context: zmq
 
 def test_an_empty_journal_answers_too(house: House, context: zmq.Context[zmq.Socket[bytes]]) -> None:
     (reply,) = ask(house, context, {"op": "since", "log": None, "seq": 0})
-    assert reply == {"log": house.journal.log, "oldest_seq": None, "last_seq": None, "records": []}
+    assert reply == {"log": house.journal.log, "oldest_seq": None, "last_seq": None, "expired_seq": None, "records": []}
 
 
 def test_recovery_gives_the_last_status(house: House, context: zmq.Context[zmq.Socket[bytes]]) -> None:

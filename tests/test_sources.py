@@ -187,6 +187,30 @@ def test_the_data_frames_of_hydrogen_torch_are_read(tmp_path: Path) -> None:
     assert split.notes == ["3 clips left out: the same audio is on the other side of the split"]
 
 
+def test_a_test_folder_is_of_any_layout(tmp_path: Path) -> None:
+    settings = (f"dataset.data_folder_test={classes(tmp_path / 'late', each=2)}", "dataset.validation_strategy=kfold")
+    for i in range(6):
+        sound(tmp_path / "site" / "upcall" / f"{i}.wav", 30 + i, call=True)
+        sound(tmp_path / "site" / "none" / f"{i}.wav", 40 + i)
+    split = read(tmp_path / "site", settings=settings)
+    assert split.test is not None
+    assert split.test.labels.ravel().tolist() == [0, 0, 1, 1]
+    assert len(split.train) + len(split.select) == 12
+    assert split.data == "site"
+
+
+def test_a_folder_given_twice_is_on_one_side(tmp_path: Path) -> None:
+    """Its longer clips too, which are read anew from their begin."""
+    twice = tmp_path / "twice"
+    sound(twice / "upcall" / "a.wav", 1, seconds=6.0, call=True)
+    sound(twice / "none" / "a.wav", 2, seconds=6.0)
+    settings = ("dataset.longer_clips=Windows", "dataset.validation_strategy=kfold", "training.batch_size=2")
+    split = read(twice, twice, classes(tmp_path / "site"), settings=settings)
+    assert len(split.table) == 2 * 6 + 12
+    assert split.train.names.count("none/a.wav@0.000") in (0, 2)
+    assert not set(split.train.hashes) & set(split.select.hashes)
+
+
 def test_groups_of_a_column_stay_together(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     table(tmp_path / "a", "train.csv", range(24), label=odd, buoy=lambda i: str(i // 6))
@@ -262,6 +286,7 @@ BAD: list[tuple[Callable[[Path], Path], Callable[[Path], object], type[PamdError
      r"x\.selections\.txt: marks b\.wav, which is not in the folder"),
     (tabled, lambda f: overwritten(f / "night.txt", "1.0\t2.0\tRIWH\n3.0\tx\tRIWH\n"), TableError,
      r"night\.txt, row 2.*'x'"),
+    (tabled, lambda f: sound(f / "night.wav", 1), TableError, r"belongs to night\.flac and to night\.wav"),
     (tabled, lambda f: overwritten(f / "night.flac", "no sound"), SourceError, r"night\.flac: cannot be read"),
     (classes, lambda f: (f / "song").mkdir() or sound(f / "song" / "1.wav", 1), TableError, r"folders named 'song'"),
     (classes, lambda f: sound(f / "1.wav", 1), SourceError, r"holds sound files and folders of them"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pam_daemon.errors import TableError
-from pam_daemon.tools.tables import Selection, read_raven, write_raven
+from pam_daemon.tools.tables import Selection, read_audacity, read_raven, read_selections, write_raven
 
 HEADER = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)\tLabel"
 
@@ -54,6 +55,28 @@ def test_a_selection_in_two_views_is_one_selection(tmp_path: Path) -> None:
 def test_cells_missing_at_the_end_are_empty(tmp_path: Path) -> None:
     path = write(tmp_path / "t.txt", f"{HEADER}\tScore\n1\tSpectrogram 1\t1\t1\t2\n")
     assert read_raven(path) == [Selection(1.0, 2.0)]
+
+
+def test_reads_audacity_s_labels_with_and_without_frequencies(tmp_path: Path) -> None:
+    lines = ["1.5\t2.75\tup call", "\\\t50.000000\t200.0", "3\t3", "4.0\t5.0\t", "\\\t-1.000000\t90.0", ""]
+    path = write(tmp_path / "t.txt", "\r\n".join(lines))
+    expected = [Selection(1.5, 2.75, 50, 200, label="up call"), Selection(3, 3), Selection(4, 5, None, 90)]
+    assert read_audacity(path) == read_selections(path) == expected
+
+
+def test_a_table_with_a_header_is_raven_s_and_a_file_without_a_label_a_track(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.txt", f"{HEADER}\n1\tSpectrogram 1\t1\t1\t2\n")
+    assert read_selections(path) == read_raven(path) == [Selection(1.0, 2.0)]
+    assert read_selections(write(tmp_path / "empty.txt", "\n")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("1.0\t2.0\n5.0\tlong\n", "row 2, column 'End Time (s)': 'long'"), ("2.0\t1.0\tx", "row 1"), ("7", "row 1")],
+)
+def test_a_label_track_with_a_wrong_time_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(TableError, match=re.escape(named)):
+        read_selections(write(tmp_path / "t.txt", text))
 
 
 def test_a_header_alone_is_a_table_without_selections(tmp_path: Path) -> None:

@@ -25,10 +25,6 @@ def keys(tree: dict[str, object]) -> dict[str, object]:
     return found
 
 
-def _listed(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def rows() -> list[re.Match[str]]:
     return list(ROW.finditer(TABLE.read_text("utf-8")))
 
@@ -42,10 +38,10 @@ def test_the_table_has_every_key_once_and_no_other() -> None:
 
 
 def test_the_table_has_the_defaults() -> None:
-    known = keys(msgspec.to_builtins(TrainConfig()))
+    known = keys(msgspec.json.decode(msgspec.json.encode(TrainConfig())))
     for row in rows():
         default = yaml.safe_load(row["default"])
-        assert (None if default == "None" else default) == _listed(known[row["key"]]), row["key"]
+        assert (None if default == "None" else default) == known[row["key"]], row["key"]
 
 
 def test_the_tests_that_the_table_names_exist() -> None:

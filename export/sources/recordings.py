@@ -104,7 +104,11 @@ def _owner(table: Path, recordings: Sequence[Path]) -> Path:
             f"{table}: its recording is not beside it; restore it (night.wav has night.selections.txt or night.txt), "
             f"or name it in a column {BEGIN_FILE!r}"
         )
-    return max(owners, key=lambda path: len(path.stem))
+    longest = max(len(path.stem) for path in owners)
+    first, *others = [path for path in owners if len(path.stem) == longest]
+    if others:
+        raise TableError(f"{table}: belongs to {first.name} and to {others[0].name}; take one of them out")
+    return first
 
 
 def _recording_cuts(

@@ -9,12 +9,10 @@ from itertools import islice
 import msgspec
 
 from pam_daemon.alerts.tally import Candidate, Rule, stream_ns, to_ns
-from pam_daemon.alerts.watch import EVER_NS, Missed, missed_by
+from pam_daemon.alerts.watch import DISORDER_NS, EVER_NS, Missed, missed_by
 from pam_daemon.clock import NS_PER_S, parse_rfc3339
 from pam_daemon.journal import Journal
 from pam_daemon.records import Detection, Event, Gap, Mode, Wire
-
-_DISORDER_NS = 3600 * NS_PER_S  # between streams: as much as the longest ring holds
 
 
 def recall(
@@ -40,7 +38,7 @@ def recall(
     detections = list(_detections(latest("detection"), since_ns))
     events = list(_events(latest("event"), since_ns, detections))
     heard = [_candidate(wire, events) for wire in reversed(detections)]
-    return list(alerts.values()), heard, list(_missed(latest("gap"), events, since_ns))
+    return list(alerts.values()), heard, list(_missed(latest("gap"), events, since_ns, places))
 
 
 def _since_ns(alerts: Iterable[Wire], rules: Sequence[Rule], newest_ns: int) -> int:
@@ -53,7 +51,7 @@ def _since_ns(alerts: Iterable[Wire], rules: Sequence[Rule], newest_ns: int) -> 
         for wire in alerts
         if wire["state"] in ("raised", "extended")
     ]
-    return min(begins_ns, default=newest_ns) - _DISORDER_NS
+    return min(begins_ns, default=newest_ns) - DISORDER_NS
 
 
 def _detections(latest: Iterator[Wire], since_ns: int) -> Iterator[Wire]:
@@ -61,7 +59,7 @@ def _detections(latest: Iterator[Wire], since_ns: int) -> Iterator[Wire]:
     later_ns: int | None = None
     for wire in latest:
         at_ns = stream_ns(wire["peak_utc"])
-        if at_ns < since_ns or (later_ns is not None and at_ns > later_ns + _DISORDER_NS):
+        if at_ns < since_ns or (later_ns is not None and at_ns > later_ns + DISORDER_NS):
             return  # early enough; or UTC was set back, and this is of another time
         later_ns = at_ns
         yield wire
@@ -76,7 +74,7 @@ def _events(latest: Iterator[Wire], since_ns: int, detections: Sequence[Wire]) -
             return
         if wire["what"] == "stream_began" and wire["seq"] < oldest_seq:
             wanted.discard(wire["stream"])
-        if wire["what"] in ("stream_began", "clock_step"):
+        if wire["what"] in ("stream_began", "clock_step", "journal_damaged"):
             yield wire
 
 
@@ -86,7 +84,7 @@ def _candidate(wire: Wire, events: Sequence[Wire]) -> Candidate:
     return Candidate.of(msgspec.convert(wire, Detection), wire["stream"], wire["id"], key, wire["start_sample"], key)
 
 
-def _missed(latest: Iterator[Wire], events: Sequence[Wire], since_ns: int) -> Iterator[Missed]:
+def _missed(latest: Iterator[Wire], events: Sequence[Wire], since_ns: int, streams: Iterable[str]) -> Iterator[Missed]:
     continued: list[tuple[str, int]] = []
     for wire in latest:
         stretch = missed_by(wire["stream"], msgspec.convert(wire, Gap))
@@ -99,6 +97,8 @@ def _missed(latest: Iterator[Wire], events: Sequence[Wire], since_ns: int) -> It
     for wire in events:
         if wire["what"] == "clock_step" and (stretch := missed_by(wire["stream"], msgspec.convert(wire, Event))):
             yield stretch
+        elif wire["what"] == "journal_damaged":
+            yield from ((stream, EVER_NS, parse_rfc3339(wire["time_utc"])) for stream in streams)
         elif wire["what"] == "stream_began":
             began_ns = parse_rfc3339(wire["data"]["start_utc"])
             if not any(name == wire["stream"] and abs(at_ns - began_ns) < NS_PER_S for name, at_ns in continued):

@@ -21,6 +21,7 @@ from pam_daemon.records import Alert, Body, Event, Gap, Wire
 _KEPT_NS = 86_400 * NS_PER_S  # of coverage: as far back as a window reaches
 _UNDECIDED_NS = 60 * NS_PER_S  # before the place that was kept of a stream: rules may have waited for another
 EVER_NS = -(2**62)  # before all
+DISORDER_NS = 3600 * NS_PER_S  # between streams: as much as the longest ring holds
 
 Missed = tuple[str, int, int]  # a stream, and from when to when nobody listened to it
 
@@ -106,6 +107,15 @@ class Watch:
         self._waiting = list(heard)
         self._miss(missed)
         self._heard_until_ns = dict(heard_until_ns)
+
+    def needed_ns(self) -> int:
+        """Since when a process after this one needs to know all, to go on: what is in a window, or still stands."""
+        begins_ns = [
+            (tally.standing.told_ns if tally.standing else self._now_ns) - to_ns(tally.rule.window_s)
+            for tally in self._tallies
+            if self._now_ns is not None
+        ]
+        return min(begins_ns, default=-EVER_NS) - DISORDER_NS
 
     def change(self, rules: Sequence[Rule]) -> None:
         """Other rules from now on. What stands, stands as long as was promised; also where its rule is gone."""

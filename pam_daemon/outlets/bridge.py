@@ -115,10 +115,10 @@ class Bridge:
         self._stopped_s = float("inf")
         with closing(feed.open_journal()) as journal:
             self._path = place_path(journal.path, name)
-            self._place = Place(journal.log, journal.ends()[1] or 0)
+            self._place, end = Place(journal.log, 0), Place(journal.log, journal.ends()[1] or 0)
         if not self._path.exists():
             try:
-                _save(self._path, self._place)
+                _save(self._path, end)
             except OSError as error:
                 raise JournalError(f"{self._path}: the bridge cannot keep its place: {error.strerror}") from error
         self._read_seq = 2**63  # up to which the journal has been looked at; at first nobody knows what is there
@@ -127,6 +127,11 @@ class Bridge:
         self._outage: Outage | None = None
         self._refusals = 0  # of one record
         self._refused = 0  # records put aside
+
+    @property
+    def done(self) -> int:
+        """Up to which seq the journal's records have been dealt with."""
+        return self._place.seq
 
     def status(self) -> BridgeStatus:
         outage = self._outage
@@ -169,6 +174,22 @@ class Bridge:
             log.warning("bridge has lost its place", bridge=self.name, path=str(self._path), error=str(error))
             place = Place("", 0)
         self._place = place if place.log == journal.log else Place(journal.log, 0)
+        if place.log and place.log != journal.log:
+            self._tell_lost(place, f"what came after {place.seq} in log {place.log}, which is not there any more")
+        elif (expired := journal.expired(self._wanted.kinds)) > self._place.seq:
+            self._tell_lost(place, f"what the journal no longer keeps, of the records after {place.seq} to {expired}")
+
+    def _follow(self, journal: Journal) -> None:
+        """Where the journal is another now; its numbers go on."""
+        if journal.log == self._place.log:
+            return
+        place, self._place = self._place, Place(journal.log, self._place.seq)
+        if place.seq < journal.began_after:
+            self._tell_lost(place, f"what came after {place.seq} in log {place.log}, to {journal.began_after}")
+
+    def _tell_lost(self, place: Place, what: str) -> None:
+        data = {"bridge": self.name, "log": place.log, "seq": place.seq}
+        self._feed.tell(Event("bridge_lost", "warning", f"bridge {self.name}: cannot hand over {what}", data))
 
     def _go_on(self, journal: Journal) -> None:
         """Hand over what there is, as far as it is taken."""
@@ -205,6 +226,7 @@ class Bridge:
             end = max(end, last_seq)
         if journal.readable:
             self._read_seq = end
+            self._follow(journal)
         elif self._place.seq < self._read_seq:
             raise Undelivered("the journal's disk cannot be read")
         return waiting, Place(self._place.log, end)

@@ -40,6 +40,14 @@ class Bridges:
         """Of each; on any thread."""
         return {name: running.bridge.status() for name, running in self._running.items()}
 
+    def handed_over(self) -> dict[str, int]:
+        """By kind, up to which seq all that take it are done; on any thread."""
+        done: dict[str, int] = {}
+        for running in self._running.values():
+            for kind in running.choice.filter.kinds:
+                done[kind] = min(running.bridge.done, done.get(kind, running.bridge.done))
+        return done
+
     def prepare(self, choices: Sequence[BridgeChoice]) -> Callable[[], None]:
         """Make what is new or different, and change nothing. Returns: what makes the change.
 

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from pam_daemon.errors import EndpointError, TableError
+from pam_daemon.errors import EndpointError, PamdError, TableError
 from pam_daemon.model import Model
 from pam_daemon.records import Wire
 from pam_daemon.sources.file import Recording
@@ -55,15 +55,7 @@ class ReplayView:
         self._others: list[Wire] = []  # alerts and gaps
         self._terminal = sys.stdout.isatty()
         self._keep = keep or self._terminal
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not (self._terminal and sys.stderr.isatty()),
-        )
+        self._bar = _bar(shown=self._terminal)
         self._task = self._bar.add_task("listening", total=None)
 
     def __enter__(self) -> ReplayView:
@@ -102,6 +94,44 @@ class ReplayView:
             f"{done.heard_s:,.1f} s of sound, {done.windows:,} windows, {self._found:,} detections; "
             f"{done.took_s:.1f} s, {done.heard_s / done.took_s:,.0f} times real time"
         )
+
+
+def _bar(*, shown: bool) -> Progress:
+    """On stderr, where that is a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not (shown and sys.stderr.isatty()),
+    )
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], Callable[[float, float], None]]]:
+    """A bar a step: gives, by the step's name, what takes how much is done, and of how much."""
+
+    def begin(step: str) -> Callable[[float, float], None]:
+        task = bar.add_task(step, total=None)
+        return lambda done, total: bar.update(task, completed=done, total=total)
+
+    with _bar(shown=True) as bar:
+        yield begin
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C ends the work with a line of its own.
+
+    Raises:
+        PamdError: it was pressed.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise PamdError("interrupted before it was done; what was written is whole") from None
 
 
 def say_start(recording: Recording) -> None:
@@ -164,6 +194,8 @@ def _state_lines(state: Wire) -> Iterator[str]:
     yield "last detection: " + (readable(last) if last else "none")
     free_bytes = status["disk_free_bytes"]
     disk = "disk: fails" if free_bytes is None else f"disk: {free_bytes / 1e9:.1f} GB free"
+    if journal := status.get("journal"):
+        disk += f", journal {journal['bytes'] / 1e6:.0f} MB"
     if not status["durable"]:
         disk += f", refuses the journal: {status['held_records']} records held, {status['dropped_records']} dropped"
     yield disk

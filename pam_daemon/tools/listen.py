@@ -131,7 +131,7 @@ class _Watch:
 
     def __init__(self, subscriber: Subscriber, vigil: Vigil) -> None:
         self._subscriber, self._vigil = subscriber, vigil
-        self._recovered = self._lost = self._unreadable = 0
+        self._recovered = self._lost = self._expired = self._unreadable = 0
         self._unsaved: str | None = None
 
     def look(self) -> None:
@@ -145,6 +145,8 @@ class _Watch:
             yield f"{now.endpoint}: recovered {now.recovered_records - self._recovered} records that had not come"
         if now.lost_records > self._lost:
             yield f"{now.endpoint}: LOST: at least {now.lost_records - self._lost} records, not to be had any more"
+        if now.expired_seq != self._expired:
+            yield f"{now.endpoint}: LOST: what the station no longer keeps, of the records up to {now.expired_seq}"
         if now.unreadable_messages > self._unreadable:
             new = now.unreadable_messages - self._unreadable
             yield f"{now.endpoint}: {new} messages that are no record, nor an answer, were passed over"
@@ -152,6 +154,7 @@ class _Watch:
             yield f"the place cannot be stored: {now.unsaved}; records since then would come twice"
         self._recovered, self._lost, self._unsaved = now.recovered_records, now.lost_records, now.unsaved
         self._unreadable = now.unreadable_messages
+        self._expired = now.expired_seq
 
 
 @contextmanager

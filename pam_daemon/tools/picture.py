@@ -108,7 +108,7 @@ def draw(
     _draw_head(figure, f"{title} · simulated sea" if simulated else title, note, matching)
     if marked:
         _draw_legend(figure, matching, detections)
-    _save(canvas, out)
+    save(canvas, out)
     return matching
 
 
@@ -126,7 +126,8 @@ def draw_clip(recording: Path, out: Path | None, top_hz: float, channel: int) ->
     return out
 
 
-def _save(canvas: Any, out: Path) -> None:
+def save(canvas: Any, out: Path) -> None:
+    """Write a canvas as a PNG, under a temporary name, then renamed. Raises: SourceError: it cannot be written."""
     part = out.with_name(f".{out.name}.part")
     try:
         canvas.print_figure(part, format="png", facecolor=PAPER)

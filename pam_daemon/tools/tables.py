@@ -1,4 +1,4 @@
-"""Selection tables: marked calls as Raven Pro reads and writes them, and Audacity's label tracks (tab-separated)."""
+"""Selection tables: marked calls as Raven Pro reads and writes them, and Audacity's label tracks; tab separated."""
 
 from __future__ import annotations
 

@@ -140,7 +140,9 @@ marks = tables
 
 
 def clips() -> st.SearchStrategy[Case]:
-    return _one(mutated([b"clip_name,label\r\na.aif,1\r\nb.aif,0\r\n", b'label,"clip_name"\n0,"a"\n'], _CSV_WORDS))
+    return _one(
+        mutated([b"clip_name,label\r\na.aif,1\r\nb.aif,0\r\n", b'label,"clip_name",split\n0,"a",select\n'], _CSV_WORDS)
+    )
 
 
 def journal() -> st.SearchStrategy[Case]:

@@ -40,7 +40,8 @@ from pam_daemon.sources.filenames import start_of
 from pam_daemon.station import Station, set_up
 from pam_daemon.subscribe import Subscriber
 from pam_daemon.tools import console
-from pam_daemon.tools.tables import read_raven, write_raven
+from pam_daemon.tools.site import set_values
+from pam_daemon.tools.tables import read_raven, read_selections, write_raven
 
 Reader = Callable[[Case], object]
 Target = Callable[[Path], AbstractContextManager[Reader]]
@@ -82,12 +83,14 @@ def model(directory: Path) -> Iterator[Reader]:
 
 @contextmanager
 def configuration(directory: Path) -> Iterator[Reader]:
-    """A configuration file and settings."""
+    """A configuration file and settings; what is read has a value changed in it."""
     path = directory / "pamd.yaml"
 
     def read(case: Case) -> None:
         path.write_bytes(case[0])
         load_config(path, [setting.decode(errors="surrogateescape") for setting in case[1:]])
+        set_values(path, "model", {"threshold": 0.5, "sha256": "0" * 64})
+        assert load_config(path).model.threshold == 0.5
 
     yield read
 
@@ -136,7 +139,7 @@ def tables(directory: Path) -> Iterator[Reader]:
 
     def read(case: Case) -> None:
         path.write_bytes(case[0])
-        selections = read_raven(path)
+        selections = read_selections(path)
         write_raven(again, selections)
         assert len(read_raven(again)) == len(selections)
 
@@ -145,13 +148,18 @@ def tables(directory: Path) -> Iterator[Reader]:
 
 @contextmanager
 def clips(directory: Path) -> Iterator[Reader]:
-    """The table of labelled clips."""
+    """The table of labelled clips, as training and as an evaluation read it."""
     from export.table import read_table
+    from pam_daemon.tools.evaluate.clips import find_clips
 
     path = directory / "train.csv"
 
     def read(case: Case) -> None:
         path.write_bytes(case[0])
+        with suppress(PamdError):
+            find_clips(directory, "select", ("upcall",))
+        with suppress(PamdError):
+            find_clips(directory, None, ("upcall",))
         read_table(path, ["clip_name", "label"])
 
     yield read
