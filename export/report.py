@@ -249,8 +249,9 @@ def _samples(album: _Album, trained: Trained) -> _Picture | None:
     random = np.random.default_rng([trained.seed, 6])
     index = np.sort(random.choice(len(train), count, replace=False))
     audio, targets = augment.Augmenter(train, config).draw(index, random)
-    with torch.no_grad():
-        log_mel = augment.mask(trained.network.features(torch.from_numpy(audio)), config, random)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(trained.seed)  # of the masks
+        log_mel = augment.mask(trained.network.features(torch.from_numpy(audio)), config)
     titles = [
         f"{_short(train.names[i])}  " + ", ".join(f"{value:.2f}" for value in target)
         for i, target in zip(index, targets, strict=True)
