@@ -86,7 +86,7 @@ def table(offered: Sequence[Offered]) -> Table:
             one.variant.precision,
             f"{one.size_bytes / 1e6:.1f}",
             f"{one.variant.roc_auc:.4f}",
-            f"{-one.variant.loss:+.4f}",
+            f"{one.variant.roc_auc - first.variant.roc_auc:+.4f}",
             f"{one.windows_per_s:.0f}",
             f"{one.windows_per_s / first.windows_per_s:.2f} x",
             str(one.path) if one.path else ("refused" if one.variant.refused else "-"),

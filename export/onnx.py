@@ -32,7 +32,7 @@ _SCORING_BATCH = 32
 _QUANTIZED = ["Conv", "Add", "Relu", "MaxPool"]  # pooling before the head, and the head, stay in float
 _SENSITIVITY_WINDOWS = 96
 _HEAD = ["Gemm", "MatMul", "Conv"]  # the last of these gives the logits
-_TIMED_S = 2.0
+_TIMED_S = 1.0
 
 
 def export_float(scorer: Scorer, window_samples: int, path: Path) -> None:
@@ -84,7 +84,7 @@ def score(path: Path, audio: Audio, threads: int = 0) -> Audio:
 
 
 def windows_per_s(path: Path, audio: Audio) -> float:
-    """The fastest of a few seconds' runs on the CPU, in batches of `_SCORING_BATCH` (or fewer) of these windows."""
+    """The fastest of a second's runs on the CPU, in batches of `_SCORING_BATCH` (or fewer) of these windows."""
     batch = audio[:_SCORING_BATCH]
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     session.run([OUTPUT], {INPUT: batch})  # the first allocates
