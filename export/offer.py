@@ -48,7 +48,7 @@ def offer(
         folder.mkdir(parents=True, exist_ok=True)
         with variants.basis(trained, folder) as base:
             scored = _scored_on_report(job.out)
-            offered = []
+            made: list[tuple[Variant, Path | None]] = []
             for precision in dict.fromkeys(("float32", *precisions)):
                 console.print(f"{precision} ...", highlight=False)
                 variant = variants.make(base, precision)
@@ -56,12 +56,13 @@ def offer(
                 path = (output if single else folder / f"model.{precision}.onnx") if wanted else None
                 if path:
                     ship.complete(variant, path, base, scored, job)
-                size = (path or variant.graph).stat().st_size
-                speed = onnx.windows_per_s(path or variant.graph, trained.split.select.audio)
-                offered.append(Offered(variant, path, size, speed))
+                made.append((variant, path))
+            files = [path or variant.graph for variant, path in made]
+            speeds = onnx.windows_per_s(files, trained.split.select.audio)
+            sizes = [file.stat().st_size for file in files]
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error.strerror}); give another --output") from error
-    return offered
+    return [Offered(*one, size, speed) for one, size, speed in zip(made, sizes, speeds, strict=True)]
 
 
 def refuse(offered: Sequence[Offered], force: bool) -> None:
@@ -89,7 +90,7 @@ def table(offered: Sequence[Offered]) -> Table:
             f"{one.variant.roc_auc - first.variant.roc_auc:+.4f}",
             f"{one.windows_per_s:.0f}",
             f"{one.windows_per_s / first.windows_per_s:.2f} x",
-            str(one.path) if one.path else ("refused" if one.variant.refused else "-"),
+            one.path.name if one.path else ("refused" if one.variant.refused else "-"),
         )
     return shown
 
