@@ -207,6 +207,10 @@ class Journal:
                 return oldest, max(last, self._held.last_seq or 0)
         return (held[0].seq if held else None), self._held.last_seq
 
+    def condemn(self, reason: str) -> None:
+        """What was read is not what was written, as only its reader can tell; another log begins."""
+        self._held.spoil(self.log, reason)
+
     def expired(self, kinds: Sequence[str] | None = None) -> int:
         """Up to which seq records, of these kinds, have been deleted; 0 where none has been."""
         asked = "" if kinds is None else f" where kind in ({','.join('?' * len(kinds))})"
