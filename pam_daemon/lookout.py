@@ -61,10 +61,8 @@ class Lookout:
         self._streams = {stream.name: stream for stream in streams}
         self._watch.begin(list(self._streams))
         if journal is not None and self._analysis.mode != "replay":
-            try:
+            with journal.trusted():
                 told = recall(journal, self._analysis.station, self._analysis.mode, self._rules, places)
-            except (LookupError, TypeError, ValueError) as error:
-                journal.condemn(f"a record is not as it was written: {error!r}")
             if not journal.damaged:  # else nothing is known of before: coverage begins now
                 self._watch.resume(*told, places)
 
