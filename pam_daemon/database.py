@@ -101,6 +101,8 @@ class Database:
         """
         self.log = self._held.log
         try:
+            if self._held.spoilt is not None and not begin:
+                raise DiskRefuses(f"{self.path}: damaged: {self._held.spoilt}", self._held.spoilt)
             if self._db_log != self.log:
                 self.close()
             self._db = self._db or self._connect(begin)

@@ -207,6 +207,16 @@ class Journal:
                 return oldest, max(last, self._held.last_seq or 0)
         return (held[0].seq if held else None), self._held.last_seq
 
+    @contextmanager
+    def trusted(self) -> Iterator[None]:
+        """What fails meanwhile, fails for what was read: it is not what was written, and another log begins."""
+        try:
+            yield
+        except (LookupError, TypeError, ValueError) as error:
+            if not self._held.mends:
+                raise
+            self._held.spoil(self.log, f"a record is not as it was written: {error!r}")
+
     def expired(self, kinds: Sequence[str] | None = None) -> int:
         """Up to which seq records, of these kinds, have been deleted; 0 where none has been."""
         asked = "" if kinds is None else f" where kind in ({','.join('?' * len(kinds))})"

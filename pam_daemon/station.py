@@ -372,7 +372,8 @@ class Station:
     def tidy(self) -> None:
         """A little of what the journal need not keep any more is deleted."""
         assert self._retention is not None, "only a live station deletes, and it has a journal"
-        self._retention.tidy()
+        with self._retention.journal.trusted():
+            self._retention.tidy()
 
     def _retain(self, journal: Journal) -> Retention:
         choice, needed_ns = self._setup.config.journal, self._lookout.needed_ns
@@ -420,7 +421,9 @@ class Station:
     def state(self) -> Wire:
         """What `pamd status` prints, of a live station; on any thread."""
         with closing(self.open_journal()) as journal:
-            return state(self.status(), journal, self.clock.utc_ns())
+            with journal.trusted():
+                return state(self.status(), journal, self.clock.utc_ns())
+            return state(self.status(), journal, self.clock.utc_ns())  # of which nothing is read any more
 
     def _status(self, recovery: int | None, last_seq: int | None) -> Record:
         factor = self._worker.real_time_factor
