@@ -42,7 +42,7 @@ class Audio(Section, frozen=True):
     mel_frequency_bins: Count = 128
     minimum_frequency: NotNegative = 50.0  # Hz
     sample_rate: Count = 2000  # Hz, of the model
-    spectrogram_normalization: Literal["No", "Instance", "Band"] = "No"
+    spectrogram_normalization: Literal["No", "Instance", "Band", "BandInstance"] = "No"
     stft_window_size: Count = 2048  # samples of the taper
     training_chunk_seconds: Positive = 2.0
     # ours

@@ -30,6 +30,7 @@ class LogMel(nn.Module):
     changes nothing. "Band" instead removes each mel bin's mean over the window's frames (cepstral mean normalisation,
     Atal 1974, doi:10.1121/1.1914702): neither a gain nor the colour of hydrophone, filters and steady noise, which
     only add a constant to each bin, changes anything. The challenge's clips are whitened; the sea is not.
+    "BandInstance" also brings the standard deviation of what is left, all bins together, to 1.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -57,10 +58,11 @@ class LogMel(nn.Module):
         mel = torch.matmul(self.filters, power)
         log_mel = torch.log(torch.clamp(mel, min=LOG_FLOOR)).unsqueeze(1)
         if self.normalization == "Instance":
-            centred = log_mel - log_mel.mean((2, 3), keepdim=True)
-            log_mel = centred / (torch.sqrt((centred * centred).mean((2, 3), keepdim=True)) + _STD_FLOOR)
-        elif self.normalization == "Band":
+            log_mel = log_mel - log_mel.mean((2, 3), keepdim=True)
+        elif self.normalization in ("Band", "BandInstance"):
             log_mel = log_mel - log_mel.mean(3, keepdim=True)
+        if self.normalization in ("Instance", "BandInstance"):
+            log_mel = log_mel / (torch.sqrt((log_mel * log_mel).mean((2, 3), keepdim=True)) + _STD_FLOOR)
         return log_mel
 
 

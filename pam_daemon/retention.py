@@ -14,8 +14,8 @@ from pam_daemon.config import JournalPlace, Kept
 from pam_daemon.journal import Journal
 from pam_daemon.records import Event, JournalStatus, Severity, Wire
 
-EVERY_S = 5.0
-_BATCH = 200  # records deleted in one transaction: the commit of a detection waits for no more
+EVERY_S = 2.0
+_BATCH = 50  # records deleted in one transaction: the commit of a detection waits for no more
 _PAGE = 20
 _ORDER: Sequence[Sequence[Kept]] = (("effort", "gap", "event"), ("alert",), ("detection",))
 _AGEING: Sequence[Kept] = ("effort", "gap", "event", "alert")

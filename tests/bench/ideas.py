@@ -84,7 +84,7 @@ def judge(run: Path, data: Path, keep: Path | None = None) -> dict[str, str]:
     clips, moved = _select_clips(data)
     plain = _scores(model, clips.audio)
     shifted = _scores(model, _to_peak(moved.audio) if scaled else moved.audio)
-    sea = {name: _recording(model, data / "recordings" / name, scaled) for name in SELECT_RECORDINGS}
+    sea = {name: recording(model, data / "recordings" / name, scaled) for name in SELECT_RECORDINGS}
     simulated = {seed: _simulated(model, seed, scaled) for seed in SEAS}
     called = np.sort(shifted[moved.labels[:, 0] == 1])
     row = {
@@ -96,7 +96,7 @@ def judge(run: Path, data: Path, keep: Path | None = None) -> dict[str, str]:
     }
     for recall in RECALLS:
         threshold = float(called[int((1 - recall) * len(called))])
-        false = {name: len(_calls(scored, threshold)) for name, scored in sea.items()}
+        false = {name: len(calls(scored, threshold)) for name, scored in sea.items()}
         song = sum(count for name, count in false.items() if name.startswith("Samana"))
         row[f"false_{recall:.0%}"] = f"{sum(false.values())}"
         if recall == 0.85:
@@ -116,20 +116,20 @@ def judge(run: Path, data: Path, keep: Path | None = None) -> dict[str, str]:
 def _found(simulated: dict[int, Scored], threshold: float) -> dict[str, str]:
     found = false = 0
     for seed, scored in simulated.items():
-        matching = match(_calls(scored, threshold), _sea(seed).truth())
+        matching = match(calls(scored, threshold), _sea(seed).truth())
         found += len(matching.found)
         false += len(matching.false)
     return {"simulated_found": f"{found}/{len(SEAS) * SEA_CALLS}", "simulated_false": f"{false}"}
 
 
-def _calls(scored: Scored, threshold: float) -> list[Detected]:
+def calls(scored: Scored, threshold: float) -> list[Detected]:
     """As the daemon decides; seconds since the recording began."""
     detector, least = Detector(round(SEPARATION_S * 2000)), Threshold(threshold, "command")
-    calls = [call for place, score in scored for call in detector.push(place, score, least)] + list(detector.end())
-    return [Detected(call.peak.centre / 2000, call.score) for call in calls]
+    heard = [call for place, score in scored for call in detector.push(place, score, least)] + list(detector.end())
+    return [Detected(call.peak.centre / 2000, call.score) for call in heard]
 
 
-def _recording(model: Model, path: Path, scaled: bool) -> Scored:
+def recording(model: Model, path: Path, scaled: bool) -> Scored:
     samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
     return _listen(model, np.ascontiguousarray(samples[:, 0]), rate_hz, scaled)
 
