@@ -84,6 +84,13 @@ def test_a_group_on_the_border_of_two_blocks_goes_with_its_first_clip() -> None:
     assert np.flatnonzero(made.parts == "select").tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_group_longer_than_a_block_leaves_no_fold_empty() -> None:
+    groups = [*[0] * 10, *range(1, 11)]
+    for fold in range(5):
+        settings = ("validation_strategy=blocks", "block_size=2", f"folds=['{fold}']")
+        assert "select" in plan(sources(groups, [0] * 20), *settings).parts
+
+
 def test_files_of_the_same_name_in_two_sources_are_two() -> None:
     one, other = sources(list(range(20)), [0] * 20), sources(list(range(20)), [0] * 20)
     made = plan([*one, *other], "validation_strategy=blocks", "block_size=4")
