@@ -25,15 +25,15 @@ from pam_daemon.config import Config, ModelChoice
 from pam_daemon.control import address, state
 from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError
-from pam_daemon.held import RETRY_EVERY_S, Held
 from pam_daemon.journal import Bell, Gong, Journal
+from pam_daemon.journal.held import RETRY_EVERY_S, Held
+from pam_daemon.journal.retention import Retention
 from pam_daemon.keys import StationKeys, station_keys
 from pam_daemon.lookout import Lookout
 from pam_daemon.model import Model, shipped_model
 from pam_daemon.overload import Overload
 from pam_daemon.publish import Publisher
 from pam_daemon.records import STATION_WIDE, BridgeStatus, Event, Mode, Position, Record, Status, Wire, record_id
-from pam_daemon.retention import Retention
 from pam_daemon.ring import Ring
 from pam_daemon.settings import changes
 from pam_daemon.sources import Source

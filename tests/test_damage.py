@@ -30,8 +30,8 @@ from test_retention import made
 
 from pam_daemon.config import Filter, Webhook
 from pam_daemon.errors import JournalError
-from pam_daemon.held import Held
 from pam_daemon.journal import Journal
+from pam_daemon.journal.held import Held
 from pam_daemon.outlets.bridge import place_path
 from pam_daemon.records import Event, Wire
 from pam_daemon.subscribe import Subscriber

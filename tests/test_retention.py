@@ -31,9 +31,9 @@ from test_publish import House
 from pam_daemon.clock import NS_PER_S, rfc3339
 from pam_daemon.config import JournalPlace, Webhook
 from pam_daemon.journal import Journal
+from pam_daemon.journal.retention import Retention
 from pam_daemon.outlets.bridge import Place, place_path
 from pam_daemon.records import Event, Kind, Mode, Record, Wire, record_id, topic
-from pam_daemon.retention import Retention
 from pam_daemon.subscribe import Subscriber
 
 DAY_NS = 86_400 * NS_PER_S

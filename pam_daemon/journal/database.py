@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pam_daemon.clock import rfc3339
 from pam_daemon.errors import JournalError
-from pam_daemon.held import Held
+from pam_daemon.journal.held import Held
 
 SCHEMA_VERSION = 3
 _APPLICATION_ID = 0x70616D64  # "pamd", in SQLite's header: tells a journal from any other database

@@ -19,9 +19,9 @@ from typing import Any
 
 import msgspec
 
-from pam_daemon.database import Damaged, Database, DiskRefuses, keep_aside
 from pam_daemon.errors import JournalError
-from pam_daemon.held import Entry, Held
+from pam_daemon.journal.database import Damaged, Database, DiskRefuses, keep_aside
+from pam_daemon.journal.held import Entry, Held
 from pam_daemon.records import Event, Numbers, Record, Wire, topic
 
 # Numbers up to `meta.reserved` may have been given, also to records that never got here: a process that was killed
