@@ -19,8 +19,8 @@ from servers import Broker, Side, Udp, Web, every_side
 
 from pam_daemon.clock import NS_PER_S, SystemClock, rfc3339
 from pam_daemon.config import BridgeChoice
-from pam_daemon.held import Held
 from pam_daemon.journal import Gong, Journal
+from pam_daemon.journal.held import Held
 from pam_daemon.outlets.bridge import Feed
 from pam_daemon.outlets.bridges import Bridges
 from pam_daemon.records import Detection, Event, Latency, Mode, ModelName, Record, Wire, record_id

@@ -16,7 +16,7 @@ from fakes import event
 from servers import Web, await_true
 
 from pam_daemon.config import Filter
-from pam_daemon.held import Held
+from pam_daemon.journal.held import Held
 from pam_daemon.outlets.bridge import passes, place_path
 from pam_daemon.records import Kind, Wire
 

@@ -26,11 +26,12 @@ from live import (
 from ports import free_endpoint
 from sound import DEVICE, SoundServer
 from test_bridges import Sea
+from test_retention import made
 
 from pam_daemon.config import Filter, Webhook
 from pam_daemon.errors import JournalError
-from pam_daemon.held import Held
 from pam_daemon.journal import Journal
+from pam_daemon.journal.held import Held
 from pam_daemon.outlets.bridge import place_path
 from pam_daemon.records import Event, Wire
 from pam_daemon.subscribe import Subscriber
@@ -340,6 +341,20 @@ def test_a_daemon_whose_journal_is_damaged_under_it_listens_on(
     with station.running("--device", DEVICE, "--hop", "0.1"):
         station.await_heard()
     assert {wire["log"] for wire in station.records} == {stored[0]["log"]}
+
+
+def test_a_record_that_alert_rules_cannot_read_at_the_start_is_a_damage_too(station: Station) -> None:
+    """It is JSON, and SQLite finds nothing wrong with it; the daemon listens all the same, with another log."""
+    with closing(Journal(station.directory / "journal")) as journal:
+        journal.append([made(1, "detection", 0.0)])
+        log = journal.log
+    with station.running("--device", DEVICE):
+        station.await_heard()
+        station.await_logged("journal_damaged")
+    (said,) = station.events("journal_damaged")
+    assert said["data"]["before"] == log != said["log"]
+    assert "peak_utc" in said["data"]["error"]
+    assert station.events("stream_began")
 
 
 def test_a_replay_refuses_a_damaged_journal(tmp_path: Path) -> None:

@@ -31,9 +31,9 @@ from test_publish import House
 from pam_daemon.clock import NS_PER_S, rfc3339
 from pam_daemon.config import JournalPlace, Webhook
 from pam_daemon.journal import Journal
+from pam_daemon.journal.retention import Retention
 from pam_daemon.outlets.bridge import Place, place_path
-from pam_daemon.records import Event, Kind, Record, Wire, record_id, topic
-from pam_daemon.retention import Retention
+from pam_daemon.records import Event, Kind, Mode, Record, Wire, record_id, topic
 from pam_daemon.subscribe import Subscriber
 
 DAY_NS = 86_400 * NS_PER_S
@@ -51,11 +51,20 @@ class Body(msgspec.Struct, frozen=True):
     padding: str = ""
 
 
-def made(number: int, kind: Kind, day: float, *, stream: str = "ch1", what: str = "test", padding: int = 0) -> Record:
+def made(
+    number: int,
+    kind: Kind,
+    day: float,
+    *,
+    stream: str = "ch1",
+    what: str = "test",
+    padding: int = 0,
+    mode: Mode = "live",
+) -> Record:
     """A record of a day; of what an alert's rule or an event's `what` is."""
     utc = rfc3339(BEGAN_NS + int(day * DAY_NS))
     body: Any = Body(what, what, "upcall", "x" * padding)
-    return Record(kind, "pamd", stream, "live", record_id(kind, "pamd", stream, "key", number), utc, body)
+    return Record(kind, "pamd", stream, mode, record_id(kind, "pamd", stream, "key", number), utc, body)
 
 
 def retaining(
@@ -260,9 +269,10 @@ def sea_fixture(tmp_path: Path) -> Sea:
 
 
 def test_a_station_that_listens_deletes_what_is_old(server: SoundServer, station: Station) -> None:
-    """What was there before it started, within seconds, and says so; what it makes itself stays, and so do detections."""
+    """What was there before it started, within seconds, and says so; detections stay, and what it makes itself."""
+    kinds: Sequence[Kind] = ("effort", "event", "alert", "detection")
     with closing(Journal(station.directory / "journal")) as journal:
-        journal.append([made(n, KINDS[n % 5], n / 1000) for n in range(300)])
+        journal.append([made(n, kinds[n % 4], n / 1000, mode="replay") for n in range(300)])
         old = journal.since(0, limit=300)
     with station.running("--device", DEVICE, "--set", "journal.keep_days=1"):
         station.await_heard()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pam_daemon.clock import rfc3339
 from pam_daemon.errors import JournalError
-from pam_daemon.held import Held
+from pam_daemon.journal.held import Held
 
 SCHEMA_VERSION = 3
 _APPLICATION_ID = 0x70616D64  # "pamd", in SQLite's header: tells a journal from any other database
@@ -101,6 +101,8 @@ class Database:
         """
         self.log = self._held.log
         try:
+            if self._held.spoilt is not None and not begin:
+                raise DiskRefuses(f"{self.path}: damaged: {self._held.spoilt}", self._held.spoilt)
             if self._db_log != self.log:
                 self.close()
             self._db = self._db or self._connect(begin)

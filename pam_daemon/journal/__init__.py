@@ -19,9 +19,9 @@ from typing import Any
 
 import msgspec
 
-from pam_daemon.database import Damaged, Database, DiskRefuses, keep_aside
 from pam_daemon.errors import JournalError
-from pam_daemon.held import Entry, Held
+from pam_daemon.journal.database import Damaged, Database, DiskRefuses, keep_aside
+from pam_daemon.journal.held import Entry, Held
 from pam_daemon.records import Event, Numbers, Record, Wire, topic
 
 # Numbers up to `meta.reserved` may have been given, also to records that never got here: a process that was killed
@@ -206,6 +206,16 @@ class Journal:
             if oldest is not None:
                 return oldest, max(last, self._held.last_seq or 0)
         return (held[0].seq if held else None), self._held.last_seq
+
+    @contextmanager
+    def trusted(self) -> Iterator[None]:
+        """What fails meanwhile, fails for what was read: it is not what was written, and another log begins."""
+        try:
+            yield
+        except (LookupError, TypeError, ValueError) as error:
+            if not self._held.mends:
+                raise
+            self._held.spoil(self.log, f"a record is not as it was written: {error!r}")
 
     def expired(self, kinds: Sequence[str] | None = None) -> int:
         """Up to which seq records, of these kinds, have been deleted; 0 where none has been."""
