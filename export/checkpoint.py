@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from export.config import trains_alike
-from export.job import State
+from export.job import Job, State
 from pam_daemon.errors import ConfigError
 
 CHECKPOINT = "checkpoint.pt"
@@ -48,7 +48,7 @@ def look(out: Path, text: str, resume: bool) -> dict[str, Any] | None:
         return None
     if not trains_alike((out / CONFIG).read_text("utf-8"), text):
         raise ConfigError(f"{out}: began with another configuration; give the same one, or another --out")
-    return _read(out / CHECKPOINT) if (out / CHECKPOINT).exists() else None
+    return read(out / CHECKPOINT) if (out / CHECKPOINT).exists() else None
 
 
 def begin(out: Path, text: str) -> None:
@@ -69,7 +69,14 @@ def _write(out: Path, text: str) -> None:
         temporary.write_text(text, "utf-8")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """What `save` wrote, on the CPU.
+
+    Raises:
+        ConfigError: there is no such file, or it is damaged.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such checkpoint; name the directory of a run that has ended an epoch")
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -77,14 +84,16 @@ def _read(path: Path) -> dict[str, Any]:
     return saved
 
 
-def save(out: Path, state: State, seed: int, text: str) -> None:
+def save(job: Job, state: State, seed: int) -> None:
     """Write everything that the next epoch depends on.
 
     Random numbers are not in it: every epoch derives its own from the seed and its number.
     """
     saved = {
         "seed": seed,
-        "text": text,
+        "text": job.text,
+        "command": job.command,
+        "data": [str(folder.resolve()) for folder in job.data],
         "history": state.history,
         "network": state.network.state_dict(),
         "average": state.average.module.state_dict() if state.average else None,
@@ -93,7 +102,7 @@ def save(out: Path, state: State, seed: int, text: str) -> None:
         "scaler": state.scaler.state_dict(),
         "best": state.best,
     }
-    with replacing(out / CHECKPOINT) as temporary:
+    with replacing(job.out / CHECKPOINT) as temporary:
         torch.save(saved, temporary)
 
 

@@ -1,8 +1,10 @@
-"""`pamd train`: the command's options; the work is in `train`. torch is imported only when the command runs."""
+"""`pamd train`, `report` and `export`: their options alone. torch is imported only when a command runs."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -10,6 +12,21 @@ import click
 from pam_daemon.errors import DependencyError
 
 _REMEDY = 'pip install "pamd[train]"'
+_RUN = click.argument("run", metavar="RUN|CHECKPOINT", type=click.Path(path_type=Path))
+_DATA = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Folder with the clips; may be repeated. Without it, where the run found them.",
+)
+
+
+@contextmanager
+def _training_packages(command: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise DependencyError(f"pamd {command} needs {error.name}, which is not installed; {_REMEDY}") from error
 
 
 @click.command()
@@ -43,14 +60,12 @@ def train(
     ledger: Path | None,
 ) -> None:
     """Train a model on labelled clips and export it to OUT/model.onnx."""
-    try:
+    with _training_packages("train"):
         from rich.console import Console
 
         from export import config as configuration
         from export import train as training
         from export.job import Job
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"pamd train needs {error.name}, which is not installed; {_REMEDY}") from error
     console = Console(stderr=True)
     config, text, warnings = configuration.load(config_path, overrides)
     for warning in warnings:
@@ -67,6 +82,51 @@ def train(
     else:
         text = f"{out}: no model file, as training.build_scoring_pipelines is false; --resume with true makes it"
     console.print(text, highlight=False, soft_wrap=True)
+
+
+@click.command()
+@_RUN
+@_DATA
+def report(run: Path, data: tuple[Path, ...]) -> None:
+    """Draw RUN/report.html again, from what the run left."""
+    with _training_packages("report"):
+        from rich.console import Console
+
+        from export import report as reports
+        from export.run import open_run
+    trained, history, job = open_run(run, data, Console(stderr=True))
+    click.echo(reports.draw(trained, history, job, anew=False))
+
+
+@click.command()
+@_RUN
+@_DATA
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(["float32", "float16", "int8"]),
+    multiple=True,
+    help="May be repeated; without it, all three.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder for model.PRECISION.onnx, by default the run's; with one precision, a file that ends in .onnx.",
+)
+@click.option("--force", is_flag=True, help="Write also what loses more than the configuration allows.")
+def export(run: Path, data: tuple[Path, ...], precisions: tuple[str, ...], output: Path | None, force: bool) -> None:
+    """Export a run's network in several precisions, and show size, AUC and speed side by side."""
+    with _training_packages("export"):
+        from rich.console import Console
+
+        from export import offer, variants
+        from export.run import open_run
+    console = Console(stderr=True)
+    trained, _, job = open_run(run, data, console)
+    wanted = [precision for precision in variants.PRECISIONS if precision in (precisions or variants.PRECISIONS)]
+    offered = offer.offer(trained, job, wanted, output or job.out, force, console)
+    Console().print(offer.table(offered))
+    offer.refuse(offered, force)
 
 
 def _command(config: Path, data: tuple[Path, ...], out: Path, weights: str | None, overrides: tuple[str, ...]) -> str:

@@ -123,7 +123,7 @@ class Prediction(Section, frozen=True):
     threshold_false_positive_rate: Share = 0.02  # of shifted validation clips without a call
     temperature_scaling: bool = False
     hop_seconds: Positive = 0.5  # the card's default advance between windows
-    precision: Literal["float32", "int8"] = "float32"
+    precision: Literal["float32", "float16", "int8"] = "float32"
     quantization_largest_loss: Positive = 0.002  # of validation ROC AUC
     quantization_largest_megabytes: Positive = 25.0
 
@@ -179,12 +179,6 @@ class TrainConfig(Section, frozen=True):
     def labels(self) -> list[str]:
         return self.dataset.label_names or self.dataset.label_columns
 
-
-# Keys of Hydrogen Torch that nothing here reads yet, with what happens instead.
-_NO_EFFECT = {
-    "logging.number_of_audios": "no pictures of clips are drawn",
-    "training.run_interpretations": "no interpretations are drawn",
-}
 
 # Values that cannot be honoured: key, the only value that can, remedy.
 _ONLY: dict[str, tuple[object, str]] = {
@@ -436,7 +430,8 @@ def _data_rules(config: TrainConfig) -> list[tuple[bool, str]]:
 
 
 def _without_effect(tree: dict[str, Any], config: TrainConfig) -> list[str]:
-    notes, training = dict(_NO_EFFECT), config.training
+    notes: dict[str, str] = {}
+    training = config.training
     own_rate = training.differential_learning_rate != training.learning_rate
     if own_rate and not training.differential_learning_rate_layers:
         notes["training.differential_learning_rate"] = "differential_learning_rate_layers is empty"

@@ -33,6 +33,12 @@ def logits_of(network: WhaleNet, audio: Audio, config: TrainConfig, device: torc
     return np.concatenate(parts)
 
 
+def scores_of(network: WhaleNet, audio: Audio, config: TrainConfig, device: torch.device) -> Audio:
+    """Scores (clips, labels) without a temperature."""
+    logits = logits_of(network, audio, config, device)
+    return (1 / (1 + np.exp(-logits))).astype(np.float32)
+
+
 def figures(network: WhaleNet, clips: Clips, config: TrainConfig, seed: int, device: torch.device) -> dict[str, float]:
     """Loss, ROC AUC and the configured metric, as the clips are and, with time shifts, with calls anywhere."""
     logits = logits_of(network, clips.audio, config, device)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 import torchaudio.functional
@@ -79,6 +81,16 @@ def mel_filters(config: TrainConfig) -> Tensor:
             audio.sample_rate,
         )
     return filters
+
+
+def mel_edges_hz(config: TrainConfig) -> npt.NDArray[np.float64]:
+    """Between which frequencies a mel bin matters most: (mel bins + 1,), equal steps in mel (HTK)."""
+    audio = config.audio
+    low, high = (2595 * math.log10(1 + hz / 700) for hz in (audio.minimum_frequency, audio.maximum_frequency))
+    step = (high - low) / (audio.mel_frequency_bins + 1)
+    mel = low + step * (np.arange(audio.mel_frequency_bins + 1) + 0.5)
+    edges: npt.NDArray[np.float64] = 700 * (10 ** (mel / 2595) - 1)
+    return edges
 
 
 def empty_bins_warning(config: TrainConfig) -> str | None:

@@ -1,20 +1,25 @@
-"""The trained network as an ONNX graph: float32, or int8 with as many layers left in float as accuracy needs."""
+"""The trained network as an ONNX graph: float32, float16, or int8 with as many layers in float as accuracy needs."""
 
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.compose
 import onnxruntime
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 
 from export.checkpoint import replacing
 from export.network import Scorer
@@ -27,6 +32,9 @@ _CALIBRATION_BATCH = 16
 _SCORING_BATCH = 32
 _QUANTIZED = ["Conv", "Add", "Relu", "MaxPool"]  # pooling before the head, and the head, stay in float
 _SENSITIVITY_WINDOWS = 96
+_HEAD = ["Gemm", "MatMul", "Conv"]  # the last of these gives the logits
+_TIMED_S = 1.0  # a file
+_LEAST_TURNS = 3
 
 
 def export_float(scorer: Scorer, window_samples: int, path: Path) -> None:
@@ -75,6 +83,69 @@ def score(path: Path, audio: Audio, threads: int = 0) -> Audio:
     ]
     scores: Audio = np.concatenate(parts)
     return scores
+
+
+def windows_per_s(paths: Sequence[Path], audio: Audio) -> list[float]:
+    """The fastest batch of each file on the CPU, of `_SCORING_BATCH` (or fewer) of these windows.
+
+    In turns, so that whatever else the computer does slows all alike.
+    """
+    batch = audio[:_SCORING_BATCH]
+    sessions = [onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]) for path in paths]
+    fastest_s = [float("inf")] * len(paths)
+    end_s = time.perf_counter() + _TIMED_S * len(paths)
+    for turn in count():
+        if turn > _LEAST_TURNS and time.perf_counter() > end_s:
+            break
+        for i, session in enumerate(sessions):
+            begun_s = time.perf_counter()
+            session.run([OUTPUT], {INPUT: batch})
+            fastest_s[i] = min(fastest_s[i], time.perf_counter() - begun_s)
+    return [len(batch) / one_s for one_s in fastest_s]
+
+
+def halve(source: Path, target: Path) -> None:
+    """Write a float16 model: the log-mel and what follows the logits stay in float32, as do input and output.
+
+    The power of a quiet frequency is under the least that float16 can tell from 0, and scores near 1 would be steps
+    of 0.0005. onnxruntime's converter is given what lies between alone: told to leave nodes out, it leads what is
+    between them through float16, and breaks graphs whose input has two readers.
+    """
+    model = onnx.shape_inference.infer_shapes(onnx.load(source))
+    graph, nodes = model.graph, list(model.graph.node)
+    begin = len(_layers(source)[0])
+    end = 1 + max(number for number, node in enumerate(nodes) if node.op_type in _HEAD)
+    inner, outer = nodes[begin:end], nodes[:begin] + nodes[end:]
+    part = convert_float_to_float16(_part(model, inner, nodes[end:]), keep_io_types=True)
+    OnnxModel(part).topological_sort()  # the converter appends its casts
+    half = onnx.compose.add_prefix(part, "half/", rename_inputs=False, rename_outputs=False).graph
+    kept = [tensor for tensor in graph.initializer if tensor.name in _read(outer)]
+    for field, values in (
+        (graph.node, [*nodes[:begin], *half.node, *nodes[end:]]),
+        (graph.initializer, [*kept, *half.initializer]),
+        (graph.value_info, []),
+    ):
+        del field[:]
+        field.extend(values)
+    with replacing(target) as temporary:
+        write(model, {}, temporary)
+
+
+def _part(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], later: Sequence[onnx.NodeProto]) -> onnx.ModelProto:
+    """Some nodes as a model of their own; its outputs are what `later` ones read."""
+    graph, made = model.graph, {output: None for node in nodes for output in node.output}
+    typed = {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
+    weights = [tensor for tensor in graph.initializer if tensor.name in _read(nodes)]
+    known = {tensor.name for tensor in weights}
+    inputs = [typed[name] for name in _read(nodes) if name not in made and name not in known]
+    outputs = [typed[name] for name in made if name in _read(later)]
+    made_graph = onnx.helper.make_graph(nodes, "part", inputs, outputs, weights)
+    return onnx.helper.make_model(made_graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def _read(nodes: Sequence[onnx.NodeProto]) -> dict[str, None]:
+    """Names of what the nodes take in, in order."""
+    return {name: None for node in nodes for name in node.input if name}
 
 
 @dataclass(frozen=True)

@@ -8,144 +8,89 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx as onnx_library
-import torch
 from rich.console import Console
 
-from export import augment, evaluate, onnx
+from export import evaluate, onnx, variants
 from export.checkpoint import replacing
 from export.config import TrainConfig
 from export.dataset import Clips, Split
 from export.features import empty_bins_warning
 from export.job import Job
-from export.network import Scorer, WhaleNet
 from export.store import Audio
 from export.table import read_table
+from export.variants import Trained
 from pam_daemon import card as cards
 from pam_daemon.errors import ModelError
 
 MODEL = "model.onnx"
 FLOAT_MODEL = "model.float32.onnx"
-_CALIBRATION_WINDOWS = 512
 _GOLDEN_RANGE = (0.05, 0.95)
 _GOLDEN_POOL = 256  # windows that are enough to choose from
 _LEDGER = ["created_utc", "name", "weights_sha256", "seed", "epochs"]
-Precision = Literal["float32", "int8"]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network whose training has ended, on the CPU."""
-
-    network: WhaleNet
-    split: Split
-    config: TrainConfig
-    seed: int
-    epoch: int  # that the weights are of
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What is common to the files of all precisions."""
-
-    temperature: float
-    scored_on_report: int
-    created_utc: str
-    notes: list[str]
 
 
 def finish(trained: Trained, job: Job, console: Console) -> Path:
     """Write RUN/model.float32.onnx and RUN/model.onnx, each with its card, each whole or not at all.
 
     Raises:
-        ModelError: onnxruntime does not give torch's scores, or int8 loses more than the configuration allows.
+        ModelError: onnxruntime does not give torch's scores, or the precision costs more than the configuration allows.
     """
-    config, network = trained.config, trained.network
-    moved = evaluate.shifted(trained.split.select, config, trained.seed)
-    temperature = 1.0
-    if config.prediction.temperature_scaling:
-        logits = evaluate.logits_of(network, moved.audio, config, torch.device("cpu"))
-        temperature = evaluate.temperature(moved.labels, logits)
-    float_path, path = job.out / FLOAT_MODEL, job.out / MODEL
-    onnx.export_float(Scorer(network, temperature), config.window_samples, float_path)
-    _prove(network, temperature, float_path, moved.audio[:64])
-    notes = _notes(trained)
-    if config.prediction.precision == "int8":
-        notes.append(_quantize(trained, float_path, path, console))
-    result = _Result(temperature, _count(trained, job.ledger), _now(), notes)
-    _complete(float_path, float_path, "float32", trained, moved, result, job)
-    source = path if config.prediction.precision == "int8" else float_path
-    card = _complete(source, path, config.prediction.precision, trained, moved, result, job)
+    path, wanted = job.out / MODEL, trained.config.prediction.precision
+    with variants.basis(trained, job.out) as base:
+        variant = variants.make(base, wanted)
+        if variant.note:
+            console.print(variant.note, highlight=False, soft_wrap=True)
+        if variant.refused:
+            raise ModelError(
+                f"{path}: {variant.refused}; raise prediction.quantization_largest_loss or _megabytes, "
+                "or set precision: float32"
+            )
+        count = _count(trained, job.ledger)
+        complete(variants.make(base, "float32"), job.out / FLOAT_MODEL, base, count, job)
+        card = complete(variant, path, base, count, job)
     for name, value in card.training.metrics.items():
         console.print(f"{name} {value:.4f}", highlight=False, soft_wrap=True)
     console.print(f"threshold {card.threshold}", highlight=False)
     return path
 
 
-def _prove(network: WhaleNet, temperature: float, path: Path, audio: Audio) -> None:
-    with torch.inference_mode():
-        expected = Scorer(network, temperature)(torch.from_numpy(audio)).numpy()
-    error = float(np.abs(onnx.score(path, audio) - expected).max())
-    if not error <= cards.GOLDEN_TOLERANCE["float32"]:
-        raise ModelError(f"{path}: onnxruntime's scores are {error:.2g} from torch's; use another backbone")
-
-
-def _quantize(trained: Trained, source: Path, target: Path, console: Console) -> str:
-    """Write the int8 file. Returns: a note for the card on what was left in float."""
-    prediction, select = trained.config.prediction, trained.split.select
-    random = np.random.default_rng([trained.seed, 5])
-    count = min(_CALIBRATION_WINDOWS, len(trained.split.train))
-    index = random.choice(len(trained.split.train), count, replace=False)
-    calibration, _ = augment.Augmenter(trained.split.train, trained.config).draw(index, random)
-    limits = onnx.Limits(prediction.quantization_largest_loss, round(prediction.quantization_largest_megabytes * 1e6))
-    made = onnx.quantize(
-        source,
-        target,
-        calibration,
-        lambda path: evaluate.roc_auc(select.labels, onnx.score(path, select.audio)),
-        limits,
-    )
-    kept = ", ".join(made.left_in_float) or "none"
-    console.print(f"int8 loses {made.loss:.4f} ROC AUC; convolutions left in float: {kept}", soft_wrap=True)
-    if not made.enough:
-        target.unlink(missing_ok=True)
-        raise ModelError(
-            f"{target}: int8 loses {made.loss:.4f} ROC AUC with every layer in float that the size allows; "
-            "raise prediction.quantization_largest_loss or _megabytes, or set precision: float32"
-        )
-    return f"int8 loses {made.loss:.4f} select ROC AUC; in float: log-mel, head and these convolutions: {kept}"
-
-
-def _complete(
-    source: Path, path: Path, precision: Precision, trained: Trained, moved: Clips, result: _Result, job: Job
+def complete(
+    variant: variants.Variant, path: Path, base: variants.Basis, scored_on_report: int, job: Job
 ) -> cards.Card:
-    """Score the graph in `source`, write it with its card to `path`, and read it back as pamd will."""
+    """Score a variant's graph, write it with its card to `path`, and read it back as pamd will.
+
+    Args:
+        scored_on_report: how many models were ever scored on the report clips.
+
+    Raises:
+        ModelError: too few windows, or the written file does not give its golden scores.
+    """
+    trained, moved, source = base.trained, base.moved, variant.graph
     config = trained.config
     scores = onnx.score(source, moved.audio)
     threshold = evaluate.threshold(moved.labels, scores, config)
-    notes = list(result.notes)
-    golden = _golden(source, _pool(trained.split, moved), threshold, precision, notes)
+    notes = [*_notes(trained), *([variant.note] if variant.note else [])]
+    golden = _golden(source, _pool(trained.split, moved), threshold, variant.precision, notes)
     card = cards.Card(
         schema="pamd-card/1",
         name=config.experiment_name,
-        created_utc=result.created_utc,
+        created_utc=_now(),
         sample_rate_hz=config.audio.sample_rate,
         window_samples=config.window_samples,
         hop_samples=round(config.prediction.hop_seconds * config.audio.sample_rate),
         labels=config.labels,
         threshold=threshold,
-        precision=precision,
+        precision=variant.precision,
         resampler="soxr HQ float32",
         features=_features(config),
         training=_training(trained, moved, scores, source, threshold, job),
-        temperature=result.temperature,
-        models_scored_on_report=result.scored_on_report,
+        temperature=base.temperature,
+        models_scored_on_report=scored_on_report,
         golden=golden,
         operating_points=evaluate.operating_points(
             moved.labels,
@@ -162,9 +107,18 @@ def _complete(
     return card
 
 
+def card_of(path: Path) -> cards.Card:
+    """The card in a model file.
+
+    Raises:
+        ModelError: it has none, or a damaged one.
+    """
+    metadata = {entry.key: entry.value for entry in onnx_library.load(path, load_external_data=False).metadata_props}
+    return cards.read_card(metadata, str(path))
+
+
 def _read_back(path: Path, card: cards.Card) -> None:
-    metadata = {entry.key: entry.value for entry in onnx_library.load(path).metadata_props}
-    windows, expected = cards.read_card(metadata, str(path)).golden.unpack(card.window_samples)
+    windows, expected = card_of(path).golden.unpack(card.window_samples)
     error = float(np.abs(onnx.score(path, windows) - expected).max())
     if not error <= cards.GOLDEN_TOLERANCE["float32"]:
         raise ModelError(f"{path}: the golden scores do not come out of the written file ({error:.2g}); export again")
@@ -176,7 +130,7 @@ def _pool(split: Split, moved: Clips) -> Audio:
     return np.concatenate([moved.audio, split.train.audio[:_GOLDEN_POOL]]) if few else moved.audio
 
 
-def _golden(path: Path, pool: Audio, threshold: float, precision: Precision, notes: list[str]) -> cards.Golden:
+def _golden(path: Path, pool: Audio, threshold: float, precision: variants.Precision, notes: list[str]) -> cards.Golden:
     """Windows whose scores spread over `_GOLDEN_RANGE`, none that another processor takes across the threshold.
 
     Raises:

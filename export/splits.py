@@ -129,10 +129,10 @@ def blocks(groups: npt.NDArray[np.intp], size: int, count: int, fold: int) -> np
         ConfigError: fewer blocks than there are folds.
     """
     first, number = np.unique(groups, return_index=True, return_inverse=True)[1:]
-    block = first[number] // size
-    if len(np.unique(block)) < count:
+    begun, block = np.unique(first[number] // size, return_inverse=True)  # numbered anew: a long group may fill several
+    if len(begun) < count:
         raise ConfigError(
-            f"dataset.block_size: {size} clips a block make {len(np.unique(block))} blocks for {count} folds; "
+            f"dataset.block_size: {size} clips a block make {len(begun)} blocks for {count} folds; "
             f"set at most {len(groups) // count}, or 0"
         )
     chosen: npt.NDArray[np.bool_] = block % count == fold
@@ -173,6 +173,10 @@ def _values(source: Source, column: str, config: TrainConfig) -> list[str]:
     if all(column in cut.columns for cut in source.cuts):
         return [cut.columns[column] for cut in source.cuts]
     table, key = source.folder / SPLIT_TABLE, config.dataset.audio_column
+    if not table.exists():
+        raise TableError(
+            f"{table}: is not there, and no other table has a column {column}; add it, or use another strategy"
+        )
     values = {row[key]: row[column] for row in read_table(table, [key, column])}
     for cut in source.cuts:
         if cut.file not in values:

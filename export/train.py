@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from export import augment, checkpoint, dataset, device, evaluate, held_out, optimisation, ship
+from export import augment, checkpoint, dataset, device, evaluate, held_out, optimisation, report, ship
 from export.batches import Batch, batches, steps
 from export.config import TrainConfig
 from export.curves import curves
@@ -25,6 +25,7 @@ from export.dataset import Clips, Split
 from export.features import empty_bins_warning
 from export.job import History, Job, State
 from export.network import WhaleNet
+from export.variants import Trained
 from export.weights import find_weights
 
 _SEEDS = 2**31
@@ -67,20 +68,20 @@ def train(job: Job, console: Console) -> Path | None:
             row = _epoch(state, split, config, seed, place, step)
             state.history.append(row)
             _keep_best(state, config)
-            checkpoint.save(job.out, state, seed, job.text)
+            checkpoint.save(job, state, seed)
             _write_history(job.out / "history.csv", state.history)
             draw(row)
             console.print(_line(row), highlight=False, soft_wrap=True)
-    if not config.training.build_scoring_pipelines:
-        return None
     network = state.evaluated
     if state.best is not None:
         network.load_state_dict(state.best)
     epoch = evaluate.best_epoch(state.history, config) if state.best is not None else state.epoch
-    path = ship.finish(ship.Trained(network.cpu().eval(), split, config, seed, epoch), job, console)
-    if split.test:
+    trained = Trained(network.cpu().eval(), split, config, seed, epoch)
+    path = ship.finish(trained, job, console) if config.training.build_scoring_pipelines else None
+    if path and split.test:
         for label, figures in held_out.score(path, split.test).items():
             console.print(f"test, {label}: {', '.join(f'{k} {v}' for k, v in figures.items())}", highlight=False)
+    report.attempt(trained, state.history, job, console)
     return path
 
 

@@ -16,7 +16,6 @@ from types import FrameType
 import platformdirs
 import structlog
 
-from pam_daemon import retention
 from pam_daemon.chores import Chore, Rota
 from pam_daemon.clock import NS_PER_S, Clock, SampleClock, utc_ns_of
 from pam_daemon.config import Config
@@ -24,6 +23,7 @@ from pam_daemon.config import Device as DeviceChoice
 from pam_daemon.control import Control, socket_path
 from pam_daemon.errors import ConfigError, JournalError, PamdError
 from pam_daemon.fill import file_pieces, fill
+from pam_daemon.journal import retention
 from pam_daemon.outlets import metrics
 from pam_daemon.outlets.bridge import Feed
 from pam_daemon.outlets.bridges import Bridges

@@ -61,8 +61,9 @@ class Lookout:
         self._streams = {stream.name: stream for stream in streams}
         self._watch.begin(list(self._streams))
         if journal is not None and self._analysis.mode != "replay":
-            told = recall(journal, self._analysis.station, self._analysis.mode, self._rules, places)
-            if not journal.damaged:  # else perhaps not all was told: nothing is known of before
+            with journal.trusted():
+                told = recall(journal, self._analysis.station, self._analysis.mode, self._rules, places)
+            if not journal.damaged:  # else nothing is known of before: coverage begins now
                 self._watch.resume(*told, places)
 
     def follow(self, records: Sequence[Record]) -> list[Record]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,27 +17,25 @@ from types import TracebackType
 import structlog
 
 from pam_daemon.alerts.rules import resolve
-from pam_daemon.alerts.tally import Rule
 from pam_daemon.chores import Chore
-from pam_daemon.clock import Clock, rfc3339
-from pam_daemon.config import Config, ModelChoice
+from pam_daemon.clock import rfc3339
+from pam_daemon.config import Config
 from pam_daemon.control import address, state
-from pam_daemon.detect import Threshold
-from pam_daemon.errors import ConfigError
-from pam_daemon.held import RETRY_EVERY_S, Held
+from pam_daemon.crew import Crew
 from pam_daemon.journal import Bell, Gong, Journal
+from pam_daemon.journal.held import RETRY_EVERY_S, Held
+from pam_daemon.journal.retention import Retention
 from pam_daemon.keys import StationKeys, station_keys
 from pam_daemon.lookout import Lookout
-from pam_daemon.model import Model, shipped_model
 from pam_daemon.overload import Overload
 from pam_daemon.publish import Publisher
-from pam_daemon.records import STATION_WIDE, BridgeStatus, Event, Mode, Position, Record, Status, Wire, record_id
-from pam_daemon.retention import Retention
+from pam_daemon.records import STATION_WIDE, BridgeStatus, Event, Record, Status, Wire, record_id
 from pam_daemon.ring import Ring
 from pam_daemon.settings import changes
+from pam_daemon.setup import Setup, settle_threshold
 from pam_daemon.sources import Source
 from pam_daemon.stages import Stages
-from pam_daemon.stream import Analysis, Stream, Tap
+from pam_daemon.stream import Stream, Tap
 from pam_daemon.worker import Worker
 
 RELOADED = {  # keys that SIGHUP takes on
@@ -54,108 +51,6 @@ _SUBSCRIBER_WAIT_S = 2.0
 
 log = structlog.get_logger()
 OnRecord = Callable[[Wire, bool], None]  # a record as subscribers get it, and whether the journal did not have it yet
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What a station is, before it listens to anything."""
-
-    config: Config
-    model: Model
-    analysis: Analysis
-    clock: Clock
-    threshold: float | None  # the command's
-    rules: tuple[Rule, ...]
-
-
-def set_up(
-    config: Config,
-    mode: Mode,
-    clock: Clock,
-    *,
-    threshold: float | None = None,
-    hop_s: float | None = None,
-    spin: bool = False,
-) -> Setup:
-    """Load and test the model, and settle threshold and hop: the command's, else the site's, else the model's.
-
-    Raises:
-        ModelError: see `Model`.
-        ConfigError: a threshold or hop for another model, a hop that is no part of a window, a rule that cannot be.
-    """
-    choice = config.model
-    path = Path(choice.path) if choice.path else shipped_model()
-    model = Model(path, choice.provider, choice.threads, spin=spin)
-    card = model.card
-    settled = _settle_threshold(choice, model, threshold)
-    hop_s = next((v for v in (hop_s, choice.hop_s) if v is not None), card.hop_samples / card.sample_rate_hz)
-    hop_samples = round(hop_s * card.sample_rate_hz) if math.isfinite(hop_s) else 0
-    if not 1 <= hop_samples <= card.window_samples:
-        window_s = card.window_samples / card.sample_rate_hz
-        raise ConfigError(
-            f"hop {hop_s:g} s: windows cannot follow so; give one above 0 and at most a window ({window_s:g} s)"
-        )
-    station = config.station
-    position = None
-    if station.latitude_deg is not None and station.longitude_deg is not None:
-        position = Position(station.latitude_deg, station.longitude_deg)
-    analysis = Analysis(
-        station=station.name,
-        mode=mode,
-        model=model.name,
-        labels=tuple(card.labels),
-        model_rate_hz=card.sample_rate_hz,
-        window_samples=card.window_samples,
-        hop_samples=hop_samples,
-        threshold=settled,
-        min_separation_s=config.detect.min_separation_s,
-        floor_dbfs=config.capture.floor_dbfs,
-        flood=config.flood,
-        position=position,
-    )
-    rules = resolve(config.alerts, analysis.labels, position)
-    return Setup(config, model, analysis, clock, threshold, rules)
-
-
-def _settle_threshold(choice: ModelChoice, model: Model, command: float | None) -> Threshold:
-    """The command's, else the site's, else the model's."""
-    if choice.sha256 is not None and choice.sha256 != model.name.sha256:
-        raise ConfigError(
-            f"model.sha256: {choice.sha256}: threshold and hop_s were found for another model than {model.path} "
-            f"({model.name.sha256}); find them anew, or remove them"
-        )
-    if command is not None:
-        return Threshold(command, "command")
-    return Threshold(model.card.threshold, "model") if choice.threshold is None else Threshold(choice.threshold, "site")
-
-
-class Crew:
-    """The threads of a station: the first failure stops them all, and is raised where they are joined."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        self.stop = stop  # sources end; what they gave is still analysed
-        self._failure: BaseException | None = None
-        self._threads: list[threading.Thread] = []
-
-    def start(self, name: str, work: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=self._guard, args=(work,), name=name)
-        self._threads.append(thread)
-        thread.start()
-        return thread
-
-    def join(self) -> None:
-        """Wait for all; raises what the first that failed raised."""
-        for thread in self._threads:
-            thread.join()
-        if self._failure is not None:
-            raise self._failure
-
-    def _guard(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as failure:  # noqa: BLE001 - raised again by `join`
-            self._failure = self._failure or failure
-            self.stop.set()
 
 
 class Station:
@@ -327,7 +222,7 @@ class Station:
             KeyFileError: keys that cannot be used.
         """
         setup = self._setup
-        threshold = _settle_threshold(config.model, setup.model, setup.threshold)
+        threshold = settle_threshold(config.model, setup.model, setup.threshold)
         keys = self._read_keys(config)
         changed = changes(setup.config, config)
         takes = RELOADED if (keys is None) == (self._keys is None) else RELOADED - {"publish.keys"}
@@ -372,7 +267,8 @@ class Station:
     def tidy(self) -> None:
         """A little of what the journal need not keep any more is deleted."""
         assert self._retention is not None, "only a live station deletes, and it has a journal"
-        self._retention.tidy()
+        with self._retention.journal.trusted():
+            self._retention.tidy()
 
     def _retain(self, journal: Journal) -> Retention:
         choice, needed_ns = self._setup.config.journal, self._lookout.needed_ns
@@ -420,7 +316,9 @@ class Station:
     def state(self) -> Wire:
         """What `pamd status` prints, of a live station; on any thread."""
         with closing(self.open_journal()) as journal:
-            return state(self.status(), journal, self.clock.utc_ns())
+            with journal.trusted():
+                return state(self.status(), journal, self.clock.utc_ns())
+            return state(self.status(), journal, self.clock.utc_ns())  # of which nothing is read any more
 
     def _status(self, recovery: int | None, last_seq: int | None) -> Record:
         factor = self._worker.real_time_factor

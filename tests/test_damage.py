@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from disk import small_disk
 from fakes import FakeClock, event, toy_model
 from live import (
     PAMD,
@@ -25,11 +26,12 @@ from live import (
 from ports import free_endpoint
 from sound import DEVICE, SoundServer
 from test_bridges import Sea
+from test_retention import made
 
 from pam_daemon.config import Filter, Webhook
 from pam_daemon.errors import JournalError
-from pam_daemon.held import Held
 from pam_daemon.journal import Journal
+from pam_daemon.journal.held import Held
 from pam_daemon.outlets.bridge import place_path
 from pam_daemon.records import Event, Wire
 from pam_daemon.subscribe import Subscriber
@@ -228,7 +230,7 @@ def test_what_was_held_comes_first_in_the_new_log(tmp_path: Path, sound_journal:
 
 
 def test_a_damaged_file_that_cannot_be_renamed_is_a_disk_that_refuses(tmp_path: Path, sound_journal: bytes) -> None:
-    """Records are held until it can; a directory has taken every name that there could be."""
+    """Records are held until it can."""
     path, told = tmp_path / "place" / "journal", list[Event]()
     path.parent.mkdir()
     path.write_bytes(sound_journal)
@@ -237,15 +239,38 @@ def test_a_damaged_file_that_cannot_be_renamed_is_a_disk_that_refuses(tmp_path: 
         journal.reserve()
         journal._file.close()  # nothing is in a cache
         path.write_bytes(bytes(4096))
+        sent = [journal.append([event(RECORDS)])[0][0]]
         path.parent.rename(tmp_path / "away")
-        path.parent.symlink_to("/proc/self")
-        for number in range(3):
-            assert not journal.append([event(RECORDS + number)])[0][0]["durable"]
+        path.parent.touch()
+        sent += [journal.append([event(RECORDS + number)])[0][0] for number in (1, 2)]
         path.parent.unlink()
         (tmp_path / "away").rename(path.parent)
-        assert journal.append([event(RECORDS + 3)])[0][0]["durable"]
-        assert numbers(journal.since(0)) == list(range(RECORDS + 1, RECORDS + 5))
-    assert {"journal_damaged", "disk_refused", "disk_accepted"} >= {one.what for one in told}
+        sent += [journal.append([event(RECORDS + 3)])[0][0]]
+        assert [wire["durable"] for wire in sent] == [False, False, False, True]
+        assert numbers(journal.since(0)) == numbers(sent) == list(range(RECORDS + 1, RECORDS + 5))
+    assert [one.what for one in told] == ["disk_refused", "journal_damaged", "disk_accepted"]
+    assert Path(told[1].data["kept_as"]).read_bytes() == bytes(4096)
+
+
+def test_a_disk_that_is_full_when_another_log_begins(tmp_path: Path, sound_journal: bytes) -> None:
+    """It begins when there is room, and no file is left of the attempts."""
+    told: list[Event] = []
+    with small_disk(tmp_path / "disk", megabytes=3) as disk:
+        path = disk.path / "journal"
+        path.write_bytes(sound_journal)
+        held = mended(path, told)
+        with closing(Journal(path, held=held)) as journal:
+            journal.reserve()
+            journal._file.close()
+            path.write_bytes(bytes(4096))
+            disk.fill()
+            sent = [journal.append([event(RECORDS + number)])[0][0] for number in range(4)]
+            disk.make_room()
+            sent += [journal.append([event(RECORDS + 4)])[0][0]]
+            assert [wire["durable"] for wire in sent] == [False] * 4 + [True]
+            assert numbers(journal.since(0)) == numbers(sent)
+        assert len(list(disk.path.glob("*damaged*"))) == 1
+    assert [one.what for one in told] == ["disk_refused", "journal_damaged", "disk_accepted"]
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -316,6 +341,20 @@ def test_a_daemon_whose_journal_is_damaged_under_it_listens_on(
     with station.running("--device", DEVICE, "--hop", "0.1"):
         station.await_heard()
     assert {wire["log"] for wire in station.records} == {stored[0]["log"]}
+
+
+def test_a_record_that_alert_rules_cannot_read_at_the_start_is_a_damage_too(station: Station) -> None:
+    """It is JSON, and SQLite finds nothing wrong with it; the daemon listens all the same, with another log."""
+    with closing(Journal(station.directory / "journal")) as journal:
+        journal.append([made(1, "detection", 0.0)])
+        log = journal.log
+    with station.running("--device", DEVICE):
+        station.await_heard()
+        station.await_logged("journal_damaged")
+    (said,) = station.events("journal_damaged")
+    assert said["data"]["before"] == log != said["log"]
+    assert "peak_utc" in said["data"]["error"]
+    assert station.events("stream_began")
 
 
 def test_a_replay_refuses_a_damaged_journal(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""Recordings: found, checked, joined and read, with nothing lost in silence."""
+"""Sound files: checked and read, with nothing lost in silence."""
 
-import hashlib
+from __future__ import annotations
+
 import os
 import struct
 import tracemalloc
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -13,53 +13,11 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from soundfiles import RATE_HZ, collect, cut, noise, only, write
 
 from pam_daemon.errors import SourceError
 from pam_daemon.sources import Audio, Missing
-from pam_daemon.sources.file import Recording, find_files, recordings
-
-RATE_HZ = 2000
-Samples = NDArray[np.float32]
-
-
-def noise(samples: int, channels: int = 1, seed: int = 0) -> Samples:
-    """Shape (channels, samples), exact in 16 bits."""
-    values = np.random.default_rng(seed).integers(-20000, 20000, (channels, samples))
-    return (values / 32768).astype(np.float32)
-
-
-def write(path: Path, samples: Samples, rate_hz: int = RATE_HZ, **kind: str) -> Path:
-    soundfile.write(path, samples.T, rate_hz, **kind)
-    return path
-
-
-def only(path: Path, **options: object) -> Recording:
-    (recording,) = recordings([path], **{"min_rate_hz": RATE_HZ, **options})  # type: ignore[arg-type]
-    return recording
-
-
-def collect(recording: Recording, block_samples: int | None = None) -> tuple[Samples, list[Missing]]:
-    """All audio, and what was missing; checks that blocks are what the interface promises."""
-    audio: list[Samples] = [np.zeros((recording.channels, 0), np.float32)]
-    missing = []
-    for item in recording.blocks(block_samples):
-        if isinstance(item, Missing):
-            missing.append(item)
-            continue
-        assert isinstance(item, Audio)
-        assert (item.samples.dtype, item.monotonic_ns) == (np.float32, None)
-        assert item.samples.shape[1] <= (block_samples or recording.sample_rate_hz)
-        assert item.samples.flags.c_contiguous
-        audio.append(item.samples)
-    return np.concatenate(audio, axis=1), missing
-
-
-def cut(path: Path, keep: float) -> Path:
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * keep)])
-    return path
-
+from pam_daemon.sources.file import recordings
 
 KINDS = {
     "a.aiff": {"subtype": "PCM_16"},
@@ -208,99 +166,6 @@ def test_the_block_size_changes_nothing(tmp_path_factory: pytest.TempPathFactory
     np.testing.assert_array_equal(collect(only(path), block)[0], samples)
 
 
-def named(directory: Path, start: datetime, samples: Samples, rate_hz: int = RATE_HZ) -> Path:
-    return write(directory / f"PAM_{start:%Y%m%d_%H%M%S}_{start.microsecond // 1000:03}.wav", samples, rate_hz)
-
-
-START = datetime(2020, 1, 1, 12, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("late_ms", "joined"), [(0, True), (50, True), (-50, True), (51, False), (-51, False), (3_600_000, False)]
-)
-def test_files_whose_named_times_meet_are_one_recording(tmp_path: Path, late_ms: int, joined: bool) -> None:
-    """Within 50 ms, early or late, the files' samples follow one another; else they are two recordings."""
-    first, second = noise(4000, seed=1), noise(3000, seed=2)
-    paths = [
-        named(tmp_path, START, first),
-        named(tmp_path, START + timedelta(seconds=2, milliseconds=late_ms), second),
-    ]
-    found = recordings(paths, min_rate_hz=RATE_HZ)
-    assert [len(recording.files) for recording in found] == ([2] if joined else [1, 1])
-    assert found[0].start_utc == START
-    audio = np.concatenate([collect(recording)[0] for recording in found], axis=1)
-    np.testing.assert_array_equal(audio, np.concatenate([first, second], axis=1))
-
-
-def test_files_that_differ_or_have_no_time_are_not_joined(tmp_path: Path) -> None:
-    """Another rate, another number of channels or a name without a time begins a recording."""
-    paths = [
-        named(tmp_path, START, noise(4000)),
-        named(tmp_path, START + timedelta(seconds=2), noise(8000), 4000),
-        named(tmp_path, START + timedelta(seconds=4), noise(8000, 2), 4000),
-        write(tmp_path / "x.wav", noise(4000)),
-        write(tmp_path / "y.wav", noise(4000)),
-    ]
-    found = recordings(paths, min_rate_hz=RATE_HZ)
-    assert [len(recording.files) for recording in found] == [1] * 5
-    assert found[4].start_utc is None
-
-
-def test_the_real_soundtrap_files_join(data_dir: Path) -> None:
-    """Two consecutive five-minute files of one deployment are one segment."""
-    paths = find_files([str(data_dir / "recordings" / "67416073.*.flac")])
-    (recording,) = recordings(paths, min_rate_hz=RATE_HZ)
-    assert recording.start_utc == datetime(2021, 6, 10, 3, 36, 55, tzinfo=UTC)
-    assert recording.assumed_utc
-    assert [file.path.name for file in recording.files] == ["67416073.210610033655.flac", "67416073.210610034155.flac"]
-
-
-def test_a_cut_file_in_the_middle_does_not_move_what_follows(tmp_path: Path) -> None:
-    """What is missing fills up to the next file's start, so its samples keep their numbers."""
-    first, second = noise(4000, seed=1), noise(4000, seed=2)
-    paths = [cut(named(tmp_path, START, first), 0.5), named(tmp_path, START + timedelta(seconds=2), second)]
-    (recording,) = recordings(paths, min_rate_hz=RATE_HZ)
-    at, blocks = 0, []
-    for item in recording.blocks(1000):
-        length = item.samples if isinstance(item, Missing) else item.samples.shape[1]
-        blocks.append((at, item))
-        at += length
-    assert at == recording.samples == 8000
-    assert isinstance(blocks[2][1], Missing)
-    assert [start for start, _ in blocks[3:]] == [4000, 5000, 6000, 7000]
-    rest = np.concatenate([item.samples for _, item in blocks[3:] if isinstance(item, Audio)], axis=1)
-    np.testing.assert_array_equal(rest, second)
-
-
-def test_a_sample_is_traced_to_its_file(tmp_path: Path) -> None:
-    """Tables and ids need the file that holds a sample, the number in it, and the file's digest."""
-    paths = [named(tmp_path, START, noise(4000)), named(tmp_path, START + timedelta(seconds=2), noise(3000, seed=1))]
-    (recording,) = recordings(paths, min_rate_hz=RATE_HZ)
-    assert [(file.path, offset) for file, offset in map(recording.locate, (0, 3999, 4000, 6999, 7000))] == [
-        (paths[0], 0),
-        (paths[0], 3999),
-        (paths[1], 0),
-        (paths[1], 2999),
-        (paths[1], 3000),
-    ]
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    assert recording.sha256 == digests[0]
-    assert recording.key(4001) == (digests[1], 1)
-    with pytest.raises(ValueError, match="begin at 0"):
-        recording.locate(-1)
-
-
-def test_the_users_start_overrides_the_names(tmp_path: Path) -> None:
-    """It is turned into UTC, nothing is assumed then, and it fits a single recording only."""
-    path = named(tmp_path, START, noise(4000))
-    recording = only(path, start=datetime(2021, 1, 1, 0, 0, tzinfo=timezone(timedelta(hours=-5))))
-    assert (recording.start_utc, recording.assumed_utc) == (datetime(2021, 1, 1, 5, tzinfo=UTC), False)
-    with pytest.raises(SourceError, match="does not follow"):
-        recordings([path, write(tmp_path / "x.wav", noise(9))], min_rate_hz=RATE_HZ, start=START)
-    with pytest.raises(ValueError, match="time zone"):
-        only(path, start=datetime(2021, 1, 1))
-
-
 @pytest.mark.parametrize("rate_hz", [RATE_HZ, 8000, 1_000_000])
 def test_rates_from_the_models_to_a_megahertz_are_taken(tmp_path: Path, rate_hz: int) -> None:
     """Both ends of the range are in it."""
@@ -358,50 +223,6 @@ def test_a_file_that_vanishes_after_the_check_is_an_error(tmp_path: Path) -> Non
         list(recording.blocks())
     with pytest.raises(SourceError, match=r"a\.wav: No such file"):
         _ = recording.sha256
-
-
-def test_files_directories_and_patterns_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory gives its sound files by name, not those below; nothing is taken twice; order is as given."""
-    deep = tmp_path / "card" / "deep"
-    deep.mkdir(parents=True)
-    for name in (
-        "card/b.WAV",
-        "card/a.flac",
-        "card/notes.txt",
-        "card/._a.flac",
-        "card/deep/c.aiff",
-        "odd.dat",
-        "[1].wav",
-    ):
-        (tmp_path / name).touch()
-    monkeypatch.chdir(tmp_path)
-    cases = {
-        ("card",): ["card/a.flac", "card/b.WAV"],
-        ("card/**/*.aiff", "card"): ["card/deep/c.aiff", "card/a.flac", "card/b.WAV"],
-        ("odd.dat", "card/a.*", "card/a.flac"): ["odd.dat", "card/a.flac"],
-        ("[1].wav",): ["[1].wav"],
-        (str(tmp_path / "c*"),): [str(tmp_path / "card/a.flac"), str(tmp_path / "card/b.WAV")],
-    }
-    for patterns, expected in cases.items():
-        assert [str(path) for path in find_files(patterns)] == expected
-
-
-@pytest.mark.parametrize("pattern", ["nothing.wav", "*.wav", "empty"])
-def test_an_argument_that_means_no_file_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
-) -> None:
-    """Even when others mean some."""
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "a.flac").touch()
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SourceError, match=r"no sound file|no such file"):
-        find_files(["a.flac", pattern])
-
-
-def test_a_name_too_long_is_an_error() -> None:
-    """As is every other argument that means no file."""
-    with pytest.raises(SourceError, match="name too long"):
-        find_files(["x" * 300])
 
 
 def test_a_name_that_is_not_text_is_escaped_where_it_goes_into_records(tmp_path: Path) -> None:

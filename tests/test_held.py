@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pam_daemon.errors import JournalError
-from pam_daemon.held import Held
 from pam_daemon.journal import Journal
+from pam_daemon.journal.held import Held
 from pam_daemon.records import Event, Wire, topic
 
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pam_daemon.errors import JournalError
-from pam_daemon.held import Held
 from pam_daemon.journal import Bell, Journal
+from pam_daemon.journal.held import Held
 from pam_daemon.records import Kind, Record, Wire, topic
 
 

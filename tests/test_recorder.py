@@ -16,7 +16,7 @@ import soundfile
 from fakes import BEGAN_UTC_NS, TOY_RATE_HZ, FakeClock, FakeSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_stream import NOW, analysis, loudness
+from streams import NOW, analysis, loudness
 
 from pam_daemon.clock import NS_PER_S, SampleClock, utc_ns_of
 from pam_daemon.config import Record

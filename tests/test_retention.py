@@ -18,15 +18,22 @@ import pytest
 from fakes import BEGAN_UTC_NS, FakeClock, event
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live import (
+    PATIENCE_S,
+    Station,
+    server_fixture,  # noqa: F401 - pytest finds the fixtures by their import
+    station_fixture,  # noqa: F401
+)
+from sound import DEVICE, SoundServer
 from test_bridges import Sea
 from test_publish import House
 
 from pam_daemon.clock import NS_PER_S, rfc3339
 from pam_daemon.config import JournalPlace, Webhook
 from pam_daemon.journal import Journal
+from pam_daemon.journal.retention import Retention
 from pam_daemon.outlets.bridge import Place, place_path
-from pam_daemon.records import Event, Kind, Record, Wire, record_id, topic
-from pam_daemon.retention import Retention
+from pam_daemon.records import Event, Kind, Mode, Record, Wire, record_id, topic
 from pam_daemon.subscribe import Subscriber
 
 DAY_NS = 86_400 * NS_PER_S
@@ -44,11 +51,20 @@ class Body(msgspec.Struct, frozen=True):
     padding: str = ""
 
 
-def made(number: int, kind: Kind, day: float, *, stream: str = "ch1", what: str = "test", padding: int = 0) -> Record:
+def made(
+    number: int,
+    kind: Kind,
+    day: float,
+    *,
+    stream: str = "ch1",
+    what: str = "test",
+    padding: int = 0,
+    mode: Mode = "live",
+) -> Record:
     """A record of a day; of what an alert's rule or an event's `what` is."""
     utc = rfc3339(BEGAN_NS + int(day * DAY_NS))
     body: Any = Body(what, what, "upcall", "x" * padding)
-    return Record(kind, "pamd", stream, "live", record_id(kind, "pamd", stream, "key", number), utc, body)
+    return Record(kind, "pamd", stream, mode, record_id(kind, "pamd", stream, "key", number), utc, body)
 
 
 def retaining(
@@ -171,7 +187,7 @@ def test_the_file_stays_within_its_size_and_its_room_is_used_again(tmp_path: Pat
             for n in range(0, 400, 20):
                 journal.append([made(day * 400 + m, KINDS[m % 5], day, padding=6000) for m in range(n, n + 20)])
             retention = retaining(journal, day + 0.5, megabytes=limit / 1e6, told=told)
-            for _ in range(6):
+            for _ in range(12):
                 retention.tidy()
             files = [tmp_path / "journal", tmp_path / "journal-wal"]
             largest = max(largest, sum(file.stat().st_size for file in files))
@@ -250,6 +266,28 @@ def test_a_bridge_that_comes_back_for_what_was_deleted_says_so(sea: Sea) -> None
 @pytest.fixture(name="sea")
 def sea_fixture(tmp_path: Path) -> Sea:
     return Sea(tmp_path / "journal")
+
+
+def test_a_station_that_listens_deletes_what_is_old(server: SoundServer, station: Station) -> None:
+    """What was there before it started, within seconds, and says so; detections stay, and what it makes itself."""
+    kinds: Sequence[Kind] = ("effort", "event", "alert", "detection")
+    with closing(Journal(station.directory / "journal")) as journal:
+        journal.append([made(n, kinds[n % 4], n / 1000, mode="replay") for n in range(300)])
+        old = journal.since(0, limit=300)
+    with station.running("--device", DEVICE, "--set", "journal.keep_days=1"):
+        station.await_heard()
+        end_s = time.monotonic() + PATIENCE_S
+        while not station.events("journal_trimmed"):
+            assert time.monotonic() < end_s
+            time.sleep(0.2)
+        held = station.status()["status"]["journal"]
+    left = [wire for wire in station.records if wire["seq"] <= 300]
+    assert of(left, *KINDS) == sorted({*of(old, "detection"), *asked_for(old)})
+    (told,) = station.events("journal_trimmed")
+    assert sum(told["data"]["deleted"].values()) == 300 - len(left)
+    assert held["bytes"] > 0
+    assert held["oldest_utc"]["detection"] == next(wire["time_utc"] for wire in old if wire["kind"] == "detection")
+    assert station.events("stream_began")
 
 
 def test_a_kill_in_the_middle_of_a_deletion_leaves_the_journal_whole(tmp_path: Path) -> None:

@@ -84,6 +84,13 @@ def test_a_group_on_the_border_of_two_blocks_goes_with_its_first_clip() -> None:
     assert np.flatnonzero(made.parts == "select").tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_group_longer_than_a_block_leaves_no_fold_empty() -> None:
+    groups = [*[0] * 10, *range(1, 11)]
+    for fold in range(5):
+        settings = ("validation_strategy=blocks", "block_size=2", f"folds=['{fold}']")
+        assert "select" in plan(sources(groups, [0] * 20), *settings).parts
+
+
 def test_files_of_the_same_name_in_two_sources_are_two() -> None:
     one, other = sources(list(range(20)), [0] * 20), sources(list(range(20)), [0] * 20)
     made = plan([*one, *other], "validation_strategy=blocks", "block_size=4")
@@ -125,8 +132,8 @@ def test_a_column_may_stand_in_clips_csv_and_a_folder_without_it_is_trained_on(t
         (["validation_strategy=kfold", "folds=['9']"], ConfigError, r"is no fold 9; name one of 0 to 4"),
         (["validation_strategy=blocks", "block_size=100"], ConfigError, r"100 clips a block make 1 blocks for 5"),
         (["validation_strategy=grouped_kfold", "group_fold_column=site"], ConfigError, r"5 folds need as many .* 2"),
-        (["validation_strategy=grouped_kfold", "group_fold_column=buoy"], TableError, r"clips\.csv: cannot be read"),
-        (["validation_strategy=column"], TableError, r"clips\.csv: cannot be read"),
+        (["validation_strategy=grouped_kfold", "group_fold_column=buoy"], TableError, r"has a column buoy; add it"),
+        (["validation_strategy=column"], TableError, r"clips\.csv: is not there, .* column split; add"),
     ],
 )  # fmt: skip
 def test_a_split_that_cannot_be_made_is_refused(

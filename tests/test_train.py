@@ -64,7 +64,10 @@ def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_ends_with_model_card_curves_and_nothing_half_written(model: Path, folder: Path) -> None:
     names = {path.name for path in model.parent.iterdir()}
-    assert names == {"checkpoint.pt", "config.yaml", "history.csv", "split.csv", "model.float32.onnx", "model.onnx"}
+    assert names == {
+        *("checkpoint.pt", "config.yaml", "history.csv", "split.csv", "model.float32.onnx", "model.onnx"),
+        *("predictions_validation.csv", "report", "report.html"),
+    }
     rows = read_rows(model.parent / "history.csv")
     assert [row["epoch"] for row in rows] == ["1.0", "2.0"]
     assert {"train_loss", "select_loss", "select_roc_auc", "select_shifted_roc_auc"} <= set(rows[0])

@@ -408,7 +408,7 @@ def test_without_pipelines_no_model_is_made_until_it_is_asked_for(folder: Path, 
     keys = ("training.epochs=1", "architecture.pool=GeM", "training.build_scoring_pipelines")
     run(folder, tmp_path / "run", *keys[:2], f"{keys[2]}=false")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"checkpoint.pt", "config.yaml", "history.csv", "split.csv"}
+    assert not [name for name in names if name.endswith(".onnx")]
     run(folder, tmp_path / "run", *keys[:2], f"{keys[2]}=true", resume=True)
     assert (tmp_path / "run" / "model.onnx").exists()
 

@@ -10,7 +10,7 @@ from fakes import FakeClock
 from pam_daemon.clock import NS_PER_S
 from pam_daemon.errors import EndpointError
 from pam_daemon.records import Wire
-from pam_daemon.vigil import Vigil
+from pam_daemon.subscribe.vigil import Vigil
 
 BEGAN = "2009-03-29T17:15:00Z"
 

@@ -13,8 +13,8 @@ from pam_daemon.cli.options import PATH, Told, evaluation_options, threshold_opt
 from pam_daemon.clock import SystemClock
 
 if TYPE_CHECKING:
+    from pam_daemon.setup import Setup
     from pam_daemon.sources.file import Recording
-    from pam_daemon.station import Setup
     from pam_daemon.tools.evaluate.recordings import Channel
 
 
@@ -38,7 +38,7 @@ def evaluate(
     output: Path | None,
 ) -> None:
     """Say how good MODEL (the shipped one) is: on labelled clips, or on recordings as a replay hears them."""
-    from pam_daemon.station import set_up
+    from pam_daemon.setup import set_up
     from pam_daemon.tools import console
     from pam_daemon.tools.evaluate import curve, report
     from pam_daemon.tools.evaluate.clips import find_clips, load
@@ -92,7 +92,7 @@ def calibrate(told: Told, as_json: bool, recordings: tuple[str, ...], budget: fl
 
     It is written into --config, for this model alone; without --config it is printed.
     """
-    from pam_daemon.station import set_up
+    from pam_daemon.setup import set_up
     from pam_daemon.tools import calibrate as calibration
     from pam_daemon.tools import console
     from pam_daemon.tools.evaluate.recordings import read_marks

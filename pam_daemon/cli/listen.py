@@ -56,9 +56,9 @@ def listen(
 ) -> None:
     """Print records as they come from ENDPOINT, or run a command with each, until SIGTERM or SIGINT."""
     from pam_daemon.subscribe import Subscriber
+    from pam_daemon.subscribe.vigil import Vigil
     from pam_daemon.tools.listen import Choice, Command, printed
     from pam_daemon.tools.listen import listen as hand_on_records
-    from pam_daemon.vigil import Vigil
 
     clock = SystemClock()
     hand_on = printed(as_json=as_json or not sys.stdout.isatty())

@@ -25,7 +25,8 @@ def run(told: Told, drill: str | None) -> None:
     """Listen to hydrophones until SIGTERM or SIGINT."""
     from pam_daemon.daemon import hydrophones, journal_path, log_record
     from pam_daemon.daemon import run as run_devices
-    from pam_daemon.station import Station, set_up
+    from pam_daemon.setup import set_up
+    from pam_daemon.station import Station
 
     config = told.load()
     choices = told.chosen_devices(config)
@@ -64,8 +65,9 @@ def replay(
 ) -> None:
     """Analyse recordings: FILE, DIR or GLOB. Records go to stdout, one JSON object a line, unless it is a terminal."""
     from pam_daemon.daemon import replay as replay_recordings
+    from pam_daemon.setup import set_up
     from pam_daemon.sources.file import find_files, recordings
-    from pam_daemon.station import Station, set_up
+    from pam_daemon.station import Station
     from pam_daemon.tools import console
 
     config = told.load()

@@ -103,6 +103,10 @@ def _of_station(status: Wire) -> Iterator[Metric]:
     yield _gauge("journal_held_records", "In memory, while the disk refuses.", [({}, status["held_records"])])
     yield _counter("journal_dropped_records", "Held too long, and lost.", [({}, status["dropped_records"])])
     yield _gauge("disk_free_bytes", "Where the journal is; none where it fails.", [({}, status["disk_free_bytes"])])
+    journal = status["journal"] or {"bytes": None, "oldest_utc": {}}
+    yield _gauge("journal_bytes", "Records, their indexes and the WAL.", [({}, journal["bytes"])])
+    oldest_s = [({"kind": kind}, parse_rfc3339(utc) / NS_PER_S) for kind, utc in journal["oldest_utc"].items()]
+    yield _gauge("journal_oldest_time_seconds", "Since 1970, when the oldest record was made that is kept.", oldest_s)
     yield _gauge("journal_last_seq", "Of the last record.", [({}, status["last_seq"])])
     alerts = [
         ({"mode": status["mode"]} | {name: alert[name] for name in ("rule", "label", "level")}, 1)

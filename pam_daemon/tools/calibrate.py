@@ -20,8 +20,8 @@ from pam_daemon.errors import ConfigError, SourceError, TableError
 from pam_daemon.model import shipped_model
 from pam_daemon.records import Wire
 from pam_daemon.settings import load_config
+from pam_daemon.setup import Setup
 from pam_daemon.sources.file import Recording
-from pam_daemon.station import Setup
 from pam_daemon.stream import Analysis
 from pam_daemon.tools.evaluate.figures import poisson_upper
 from pam_daemon.tools.evaluate.recordings import Channel, detections, notes

@@ -194,6 +194,8 @@ def _state_lines(state: Wire) -> Iterator[str]:
     yield "last detection: " + (readable(last) if last else "none")
     free_bytes = status["disk_free_bytes"]
     disk = "disk: fails" if free_bytes is None else f"disk: {free_bytes / 1e9:.1f} GB free"
+    if journal := status.get("journal"):
+        disk += f", journal {journal['bytes'] / 1e6:.0f} MB"
     if not status["durable"]:
         disk += f", refuses the journal: {status['held_records']} records held, {status['dropped_records']} dropped"
     yield disk

@@ -19,8 +19,8 @@ import msgspec
 from pam_daemon.errors import ListenError
 from pam_daemon.records import Wire
 from pam_daemon.subscribe import Subscriber
+from pam_daemon.subscribe.vigil import Vigil
 from pam_daemon.tools.console import print_json, readable
-from pam_daemon.vigil import Vigil
 
 _TICK_S = 0.2
 

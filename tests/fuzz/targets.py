@@ -34,10 +34,11 @@ from pam_daemon.journal import Journal
 from pam_daemon.model import Model
 from pam_daemon.records import Wire
 from pam_daemon.settings import load_config
+from pam_daemon.setup import set_up
 from pam_daemon.sources.child import split
 from pam_daemon.sources.file import find_files, recordings
 from pam_daemon.sources.filenames import start_of
-from pam_daemon.station import Station, set_up
+from pam_daemon.station import Station
 from pam_daemon.subscribe import Subscriber
 from pam_daemon.tools import console
 from pam_daemon.tools.site import set_values

@@ -148,9 +148,13 @@ def _running(directory: Path, server: SoundServer, endpoint: str) -> Iterator[su
 
 @contextmanager
 def _listening(directory: Path, endpoint: str) -> Iterator[None]:
-    """A subscriber in a process of its own that writes what it gets."""
+    """A subscriber in a process of its own that writes what it gets.
+
+    It asks for what there is as soon as it can: its first question, whenever it came, is a connection for the daemon.
+    """
+    command = [*PAMD, "listen", endpoint, "--from", "beginning"]
     with (directory / "received.jsonl").open("wb") as out, (directory / "listen.log").open("wb") as log:
-        listener = subprocess.Popen([*PAMD, "listen", endpoint], stdout=out, stderr=log, start_new_session=True)
+        listener = subprocess.Popen(command, stdout=out, stderr=log, start_new_session=True)
     try:
         yield
     finally:

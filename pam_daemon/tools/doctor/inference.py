@@ -10,7 +10,7 @@ import numpy as np
 
 from pam_daemon.card import GOLDEN_TOLERANCE
 from pam_daemon.model import Model, has_nvidia_device, shipped_model
-from pam_daemon.station import Setup, set_up
+from pam_daemon.setup import Setup, set_up
 from pam_daemon.tools.doctor.case import Case, Result, guarded
 
 _SPEED_S = 2.0  # of scoring, after the first batch

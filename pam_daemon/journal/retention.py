@@ -14,8 +14,8 @@ from pam_daemon.config import JournalPlace, Kept
 from pam_daemon.journal import Journal
 from pam_daemon.records import Event, JournalStatus, Severity, Wire
 
-EVERY_S = 5.0
-_BATCH = 200  # records deleted in one transaction: the commit of a detection waits for no more
+EVERY_S = 2.0
+_BATCH = 50  # records deleted in one transaction: the commit of a detection waits for no more
 _PAGE = 20
 _ORDER: Sequence[Sequence[Kept]] = (("effort", "gap", "event"), ("alert",), ("detection",))
 _AGEING: Sequence[Kept] = ("effort", "gap", "event", "alert")
@@ -44,7 +44,7 @@ class Retention:
     ) -> None:
         self.choice = choice
         self.status: JournalStatus | None = None  # as of the last step
-        self._journal = journal
+        self.journal = journal
         self._needed_ns = needed_ns
         self._handed_over = handed_over
         self._tell = tell
@@ -58,12 +58,12 @@ class Retention:
 
     def tidy(self) -> None:
         """One step."""
-        if not self._journal.write_held():
+        if not self.journal.write_held():
             return
-        if self._journal.log != self._log:
-            self._log = self._journal.log
+        if self.journal.log != self._log:
+            self._log = self.journal.log
             self._forget()
-        self._tell_deleted(full=sum(self._delete_next().values()) >= _BATCH)
+        self._tell_deleted(more=sum(self._delete_next().values()) > _BATCH // 2)
         self.status = self._look()
 
     def _delete_next(self) -> Mapping[str, int]:
@@ -83,7 +83,7 @@ class Retention:
         return {}
 
     def _too_large(self) -> bool:
-        largest, (used, wal) = self.choice.largest_megabytes, self._journal.size()
+        largest, (used, wal) = self.choice.largest_megabytes, self.journal.size()
         return largest is not None and wal < _STUCK_WAL_BYTES and used + wal > largest * 1_000_000
 
     def _delete(self, kinds: Sequence[str], before_ns: int) -> Mapping[str, int]:
@@ -99,7 +99,7 @@ class Retention:
                 going[gone[0]] = gone[1]
         if not going:
             return {}
-        if not self._journal.expire(going):
+        if not self.journal.expire(going):
             self._forget()
             return {}
         counts = {kind: list(going.values()).count(kind) for kind in going.values()}
@@ -109,7 +109,7 @@ class Retention:
     def _ripe(self, kind: str, before_ns: int, until: int) -> Iterator[Wire]:
         """Those made before then, in order, up to the first that was not."""
         seq = self._seen.get(kind, 0)
-        while page := self._journal.since(seq, kinds=[kind], limit=_PAGE):
+        while page := self.journal.since(seq, kinds=[kind], limit=_PAGE):
             for wire in page:
                 seq = wire["seq"]
                 if seq > until or parse_rfc3339(wire["time_utc"]) >= before_ns:
@@ -123,13 +123,13 @@ class Retention:
         oldest: dict[str, str] = {}
         for kinds in _ORDER:
             for kind in kinds:
-                for wire in self._journal.since(self._journal.expired([kind]), kinds=[kind], limit=1):
+                for wire in self.journal.since(self.journal.expired([kind]), kinds=[kind], limit=1):
                     oldest[kind] = wire["time_utc"]
-        return JournalStatus(sum(self._journal.size()), oldest)
+        return JournalStatus(sum(self.journal.size()), oldest)
 
-    def _tell_deleted(self, *, full: bool) -> None:
+    def _tell_deleted(self, *, more: bool) -> None:
         """Once what there was to do is done, and once a day at most."""
-        if not self._deleted or full or self._clock.monotonic_ns() < self._tell_ns:
+        if not self._deleted or more or self._clock.monotonic_ns() < self._tell_ns:
             return
         counts = {kind: self._deleted[kind] for kinds in _ORDER for kind in kinds if kind in self._deleted}
         severity: Severity = "warning" if "detection" in counts else "info"
@@ -140,7 +140,7 @@ class Retention:
     def _tell_over(self) -> None:
         if not self._over:
             self._over = True
-            size = sum(self._journal.size())
+            size = sum(self.journal.size())
             text = (
                 f"the journal takes {size / 1e6:.0f} MB, more than journal.largest_megabytes; "
                 "what is left of it is needed by alert rules or has not been handed over by a bridge"

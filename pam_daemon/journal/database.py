@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pam_daemon.clock import rfc3339
 from pam_daemon.errors import JournalError
-from pam_daemon.held import Held
+from pam_daemon.journal.held import Held
 
 SCHEMA_VERSION = 3
 _APPLICATION_ID = 0x70616D64  # "pamd", in SQLite's header: tells a journal from any other database
@@ -101,6 +101,8 @@ class Database:
         """
         self.log = self._held.log
         try:
+            if self._held.spoilt is not None and not begin:
+                raise DiskRefuses(f"{self.path}: damaged: {self._held.spoilt}", self._held.spoilt)
             if self._db_log != self.log:
                 self.close()
             self._db = self._db or self._connect(begin)
@@ -109,7 +111,7 @@ class Database:
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the rest of it is detail
             if code in _DAMAGED:
-                raise self._damaged(error) from error
+                raise self._damaged(error, begin) from error
             message = f"{self.path}: the journal cannot be used: {error}; check the path, its permissions and the disk"
             if code not in _DISK_REFUSES:
                 raise JournalError(message) from error
@@ -117,7 +119,7 @@ class Database:
                 self.close()
             raise DiskRefuses(message, str(error), full=code == sqlite3.SQLITE_FULL) from error
         except _NOT_AS_WRITTEN as error:
-            raise self._damaged(error) from error
+            raise self._damaged(error, begin) from error
         finally:
             if self._held.released:
                 self.close()
@@ -127,11 +129,11 @@ class Database:
             self._db.close()
             self._db = None
 
-    def _damaged(self, error: Exception) -> JournalError:
+    def _damaged(self, error: Exception, begin: bool) -> JournalError:
         """Nothing more is asked of the file."""
         self.close()
         damage = Damaged(self.path, str(error))
-        if self.log is None or not self._held.mends:
+        if begin or self.log is None or not self._held.mends:
             return damage
         self._held.spoil(self.log, damage.reason)
         return DiskRefuses(str(damage), damage.reason)
@@ -163,7 +165,8 @@ class Database:
             if path.is_file():
                 with path.open("rb") as file:
                     head = file.read(20)
-                if (head or self._held.mends) and (head[:16] != _MAGIC or {*head[18:]} - {1, 2}):
+                made = self._held.mends and self._held.kept_as is None  # an empty file was not left by our last attempt
+                if (head or made) and (head[:16] != _MAGIC or {*head[18:]} - {1, 2}):
                     raise sqlite3.DatabaseError("file is not a database" if head else "file is empty")
             if not head and path.with_name(f"{path.name}-wal").stat().st_size:  # which SQLite would delete
                 raise sqlite3.DatabaseError("a WAL without its database")

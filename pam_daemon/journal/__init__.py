@@ -19,9 +19,9 @@ from typing import Any
 
 import msgspec
 
-from pam_daemon.database import Damaged, Database, DiskRefuses, keep_aside
 from pam_daemon.errors import JournalError
-from pam_daemon.held import Entry, Held
+from pam_daemon.journal.database import Damaged, Database, DiskRefuses, keep_aside
+from pam_daemon.journal.held import Entry, Held
 from pam_daemon.records import Event, Numbers, Record, Wire, topic
 
 # Numbers up to `meta.reserved` may have been given, also to records that never got here: a process that was killed
@@ -125,13 +125,16 @@ class Journal:
             if not self._held.reserved:
                 try:
                     with self._file.transaction() as db:
-                        self._learn(db)
-                        db.execute("update meta set reserved = ?", (self._held.last_number + _RESERVED_AHEAD,))
+                        self._reserve(db)
                 except DiskRefuses:
                     if self._held.spoilt is None:
                         raise
                     self._begin_anew(self._held.spoilt)
                 self._held.reserved = True
+
+    def _reserve(self, db: sqlite3.Connection) -> None:
+        self._learn(db)
+        db.execute("update meta set reserved = ?", (self._held.last_number + _RESERVED_AHEAD,))
 
     def append(self, records: Sequence[Record]) -> list[tuple[Wire, bool]]:
         """Commit the records that are not here yet, or hold them; each as it is to be sent, and whether it is new."""
@@ -204,6 +207,16 @@ class Journal:
                 return oldest, max(last, self._held.last_seq or 0)
         return (held[0].seq if held else None), self._held.last_seq
 
+    @contextmanager
+    def trusted(self) -> Iterator[None]:
+        """What fails meanwhile, fails for what was read: it is not what was written, and another log begins."""
+        try:
+            yield
+        except (LookupError, TypeError, ValueError) as error:
+            if not self._held.mends:
+                raise
+            self._held.spoil(self.log, f"a record is not as it was written: {error!r}")
+
     def expired(self, kinds: Sequence[str] | None = None) -> int:
         """Up to which seq records, of these kinds, have been deleted; 0 where none has been."""
         asked = "" if kinds is None else f" where kind in ({','.join('?' * len(kinds))})"
@@ -275,19 +288,21 @@ class Journal:
             DiskRefuses: not yet.
         """
         self._file.close()
-        before = self._held.log
-        if self._held.kept_as is None:
-            try:
-                self._held.kept_as = str(keep_aside(self.path, self._held.clock.utc_ns()))
-            except OSError as error:
-                self._held.refuse(str(error), self._held.clock.monotonic_ns(), release=True)
-                raise DiskRefuses(f"{self.path}: damaged, and cannot be renamed: {error}", str(error)) from error
-            self._held.begin_anew()
-        with self._file.connection(begin=True) as db:
-            self._learn(db)
-        kept_as, self._held.kept_as, self._held.spoilt = self._held.kept_as, None, None
-        if self._appends:
-            self.reserve()
+        began_ns = self._held.clock.monotonic_ns()
+        try:
+            if self._held.kept_as is None:
+                self._held.kept_as = str(keep_aside(self.path, self._held.clock.utc_ns())), self._held.log
+                self._held.begin_anew()
+            with self._file.connection(begin=True) as db:
+                self._learn(db)
+                if self._appends:
+                    self._reserve(db)
+        except (OSError, JournalError) as error:
+            if isinstance(error, Damaged):  # it is back, from wherever its disk was
+                self._held.kept_as = None
+            self._held.refuse(str(error), began_ns, release=True)
+            raise DiskRefuses(f"{self.path}: damaged, and cannot be replaced: {error}", str(error)) from error
+        (kept_as, before), self._held.kept_as, self._held.spoilt = self._held.kept_as, None, None
         text = f"the journal was damaged ({reason}); it is kept as {kept_as}, and log {self.log} begins"
         data = {"error": reason, "kept_as": kept_as, "before": before, "log": self.log}
         self._held.tell(Event("journal_damaged", "error", text, data))
@@ -386,7 +401,8 @@ class Journal:
             return rows
         except DiskRefuses as error:
             self.readable = False
-            self._held.not_read(error.reason)
+            if not self.damaged:
+                self._held.not_read(error.reason)
             return []
 
     @contextmanager
@@ -397,5 +413,6 @@ class Journal:
             with self._file.transaction() as db:
                 yield db
         except DiskRefuses as error:
-            self._held.refuse(error.reason, began_ns, release=not error.full)
+            if not self.damaged:
+                self._held.refuse(error.reason, began_ns, release=not error.full)
             raise

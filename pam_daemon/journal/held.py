@@ -50,7 +50,7 @@ class Held:
         self.writing = threading.RLock()
         self.mends = mends
         self.spoilt: str | None = None  # what is wrong with the file, until another has begun
-        self.kept_as: str | None = None  # and where it is meanwhile
+        self.kept_as: tuple[str, str | None] | None = None  # and where it is meanwhile, and its log
         self.log: str | None = None  # until the journal has been opened once
         self.last_number = 0  # given, or reserved by a process before this one
         self.reserved = False  # numbers to come, in a committed block
@@ -152,7 +152,7 @@ class Held:
         """Numbers go on in another log, where what is held comes first: cursors by `seq` alone need not know of it."""
         with self._lock:
             self.began_after = (next(iter(self._entries.values())).seq - 1) if self._entries else self.last_number
-            self.topics, self.reserved = {}, False
+            self.topics = {}
             for identity, entry in self._entries.items():
                 self._entries[identity] = msgspec.structs.replace(entry, prev_seq=self.topics.get(entry.topic))
                 self.topics[entry.topic] = entry.seq

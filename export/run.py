@@ -1,0 +1,53 @@
+"""A run directory opened again: its network, its data and what was written, for `pamd report` and `pamd export`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from export import checkpoint, config, dataset, evaluate
+from export.job import History, Job
+from export.network import WhaleNet
+from export.variants import Trained
+from pam_daemon.errors import ConfigError
+
+
+def open_run(place: Path, data: Sequence[Path], console: Console) -> tuple[Trained, History, Job]:
+    """The run of a directory or of the checkpoint in it, split as it was trained.
+
+    Args:
+        data: folders, as for `pamd train`; without any, those that the run was trained on.
+
+    Raises:
+        PamdError: no run, one that has not ended its first epoch, or data that is missing or damaged.
+    """
+    out = place.parent if place.is_file() else place
+    saved = checkpoint.read(out / checkpoint.CHECKPOINT if out is place else place)
+    configuration, text, _ = config.load(out / checkpoint.CONFIG)
+    folders = [*data] or [Path(folder) for folder in saved.get("data", ())]
+    if not folders and configuration.dataset.train_dataframe is None:
+        raise ConfigError(f"{place}: does not say where its data is; give it with --data")
+    with console.status("reading clips"):
+        split = dataset.load(folders, configuration, int(saved["seed"]), lambda done, total: None)
+    history: History = saved["history"]
+    trained = Trained(_network(saved, configuration, place), split, configuration, int(saved["seed"]), len(history))
+    if saved["best"] is not None:
+        trained = Trained(
+            trained.network, split, configuration, trained.seed, evaluate.best_epoch(history, configuration)
+        )
+    job = Job(configuration, text, folders, out, None, True, None, saved.get("command", "pamd train"))
+    return trained, history, job
+
+
+def _network(saved: dict[str, Any], configuration: config.TrainConfig, place: Path) -> WhaleNet:
+    network = WhaleNet(configuration)
+    try:
+        network.load_state_dict(saved["best"] or saved["average"] or saved["network"])
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{place}: the checkpoint does not fit its configuration; restore {checkpoint.CONFIG}"
+        ) from error
+    return network.eval()
