@@ -86,7 +86,7 @@ def recall_by_shift(model: Model, clips: Clips) -> list[Moved]:
     index = np.flatnonzero(clips.labels)
     calls = clips.windows[index]
     begin_s, end_s = extents_s(calls, rate_hz).T
-    filling = augment.fillings(every, index, np.random.default_rng(0))
+    filling = every.audio[augment.quiet(every, index, np.random.default_rng(0))]
     unmoved = found(model, calls)
     rows = []
     for shift_s in SHIFTS_S:
