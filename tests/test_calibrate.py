@@ -109,7 +109,8 @@ def test_one_step_lower_would_be_too_many(scores: list[float], hours: int) -> No
     assert false_at(channels, analysis(), found.threshold) == found.false
     assert found.upper_per_hour <= 1
     if found.threshold > 0:
-        assert poisson_upper(false_at(channels, analysis(), found.threshold - 0.001)) > hours
+        lower = (round(found.threshold * 1000) - 1) / 1000
+        assert poisson_upper(false_at(channels, analysis(), lower)) > hours
 
 
 # The configuration.

@@ -276,10 +276,10 @@ def test_a_worker_without_a_wider_hop_skips_with_a_record_and_recovers(
 ) -> None:
     """What the ring could not keep is told to the sample; what was not skipped is heard, and all after it."""
     short = ("--set", "overload.lag_s=5", "--set", "capture.ring_s=8", "--set", "model.batch=1")
-    with station.running("--device", DEVICE, "--hop", "0.001", *short) as daemon:
+    with station.running("--device", DEVICE, "--hop", "0.002", *short) as daemon:
         station.await_source(DEVICE)
         with playing(server, tmp_path) as player:
-            with held_back(daemon, share=0.04):
+            with held_back(daemon, share=0.02):
                 station.await_logged("overload")
                 time.sleep(8)
             station.await_logged("overload_over")

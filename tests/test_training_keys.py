@@ -35,6 +35,7 @@ WIDE = ("audio.hop_size=32", "audio.mel_frequency_bins=64")  # so that there is 
 PLAIN = (
     "augmentation.mix_audio=Disabled",
     "augmentation.time_shift_seconds=0",
+    "augmentation.distractor_probability=0",
     "augmentation.frequency_mask_bins=0",
     "augmentation.time_mask_frames=0",
     "training.label_smoothing=0",

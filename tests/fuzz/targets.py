@@ -298,7 +298,7 @@ def publications(directory: Path) -> Iterator[Reader]:
         answering = threading.Thread(target=_answer, args=(recovery, replies, stop), daemon=True)
         answering.start()
         subscriber = exits.enter_context(Subscriber(f"tcp://127.0.0.1:{port}"))
-        good: Wire = {**heartbeat("log", port + 1, None).wire(), "version": "good"}
+        good: Wire = msgspec.json.decode(msgspec.json.encode(heartbeat("log", port + 1, None).wire()))
         _await_connection(records, subscriber, good)
         number = 0
 
