@@ -388,3 +388,26 @@ def test_pamd_model_prints_the_card_and_the_self_test(toy: Path) -> None:
     assert hashlib.sha256(toy.read_bytes()).hexdigest() in done.stdout
     assert "golden self-test passed on cpu: 16 windows" in done.stdout.splitlines()[-1]
     assert done.stderr == ""
+
+
+def test_another_packages_command_that_is_broken_stops_no_other(tmp_path: Path) -> None:
+    """A daemon must begin whatever else is installed on its machine."""
+    package = tmp_path / "broken-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[pamd.commands]\nbroken = nowhere.to_be_found:command\n")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+
+    def said(*words: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "pam_daemon", *words]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    code, printed, errors = said("config")
+    assert (code, errors) == (0, "") and printed.startswith("# pamd's configuration")
+    assert "broken" in said("--help")[1]
+    code, printed, errors = said("broken", "--anything", "else")
+    assert (code, printed) == (1, "") and errors.count("\n") == 1
+    assert errors.startswith(
+        "pamd: broken cannot be loaded from nowhere.to_be_found:command (No module named 'nowhere')"
+    )

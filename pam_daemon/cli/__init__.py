@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import entry_points, version
+from importlib.metadata import EntryPoint, entry_points, version
 
 import click
 import structlog
 
 from pam_daemon.cli import evaluation, keys, listen, station, tools
-from pam_daemon.errors import PamdError
+from pam_daemon.errors import DependencyError, PamdError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,11 +40,27 @@ def _set_up_logging() -> None:
     )
 
 
+def _loaded(entry: EntryPoint) -> click.Command:
+    """Another package's command; what is wrong with it is told by it alone, and stops no daemon."""
+    try:
+        command: click.Command = entry.load()
+        return command
+    except (ImportError, AttributeError) as error:
+        text = f"{entry.name} cannot be loaded from {entry.value} ({error}); install its package anew"
+
+    def refuse(_: tuple[str, ...]) -> None:
+        raise DependencyError(text)
+
+    words = click.Argument(["_"], nargs=-1, type=click.UNPROCESSED)
+    settings = {"ignore_unknown_options": True}
+    return click.Command(entry.name, settings, refuse, [words], help="Cannot be loaded.")
+
+
 def main() -> None:
     """The entry point: everything that a user can cause or cure ends as one line on stderr."""
     _set_up_logging()
-    for command in entry_points(group="pamd.commands"):
-        cli.add_command(command.load())
+    for entry in entry_points(group="pamd.commands"):
+        cli.add_command(_loaded(entry))
     try:
         code = cli.main(standalone_mode=False)
     except PamdError as error:
