@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # A machine that is busy otherwise is no fault of the code.
 settings.register_profile("pamd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("pamd")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs inherit that, and pass it on
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
