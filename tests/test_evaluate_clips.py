@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,26 +14,14 @@ import numpy as np
 import pytest
 import soundfile
 from clips import read_rows, write_table
+from evaluating import PAMD, figures, pamd
 from fakes import toy_model
 
 from pam_daemon.model import Model
 from pam_daemon.ring import FloatArray
 
-PAMD = [sys.executable, "-m", "pam_daemon"]
 RATE_HZ = 2000
 LOUD, QUIET = 0.06, 0.01  # rms, as the toy model scores 0.99 and 0.14
-
-
-def pamd(*arguments: object, code: int = 0) -> tuple[str, list[str]]:
-    done = subprocess.run([*PAMD, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
-    assert "Traceback" not in done.stderr
-    assert done.returncode == code, done.stderr
-    return done.stdout, done.stderr.splitlines()
-
-
-def figures(*arguments: object) -> dict[str, Any]:
-    wire: dict[str, Any] = json.loads(pamd("evaluate", *arguments, "--json")[0])
-    return wire
 
 
 def noise(seed: int, rms: float, seconds: float = 2.0, rate_hz: int = RATE_HZ) -> FloatArray:

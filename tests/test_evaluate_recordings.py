@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from clips import read_rows
+from evaluating import PAMD, figures, pamd
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
@@ -28,20 +28,7 @@ from pam_daemon.tools.evaluate.recordings import THRESHOLDS, Point, read_marks, 
 from pam_daemon.tools.tables import Selection, read_raven, write_raven
 from pam_daemon.windows import Place
 
-PAMD = [sys.executable, "-m", "pam_daemon"]
 RATE_HZ = 8000
-
-
-def pamd(*arguments: object, code: int = 0) -> tuple[str, list[str]]:
-    done = subprocess.run([*PAMD, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
-    assert "Traceback" not in done.stderr
-    assert done.returncode == code, done.stderr
-    return done.stdout, done.stderr.splitlines()
-
-
-def figures(*arguments: object) -> dict[str, Any]:
-    wire: dict[str, Any] = json.loads(pamd("evaluate", *arguments, "--json")[0])
-    return wire
 
 
 def replayed(*arguments: object) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # for sound.py
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # for ports.py and sound.py
 
 import fast_part
 import live_part

@@ -18,7 +18,8 @@ import msgspec
 import numpy as np
 import soundfile
 import soxr
-from live_part import PAMD, end, free_ports
+from live_part import PAMD, end
+from ports import free_endpoint
 from samples import append, sample
 
 from pam_daemon.subscribe import Subscriber
@@ -38,7 +39,7 @@ def soak(directory: Path, hours: int, stop: threading.Event) -> None:
     sea.mkdir()
     try:
         _write(sea, hours)
-        endpoint = f"tcp://127.0.0.1:{free_ports()}"
+        endpoint = free_endpoint()
         with Subscriber(endpoint) as subscriber, _replaying(directory, sea, endpoint) as process:
             _watch(directory, process, subscriber, stop)
     finally:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
+from ports import free_endpoint
 from samples import ProcessSample, Stall, StreamSample, append, children, sample
 from sound import RATE_HZ, SoundServer, sound_server
 
@@ -101,9 +101,9 @@ def soak(directory: Path, hours: float, stop: threading.Event) -> None:
         room = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
         server = ends.enter_context(sound_server(room, CHANNELS, DEVICES))
         seas = {device: _write_sea(directory / f"{device}.aiff", number) for number, device in enumerate(DEVICES)}
-        port = free_ports()
-        ends.enter_context(_listening(directory, f"tcp://127.0.0.1:{port}"))
-        daemon = ends.enter_context(_running(directory, server, f"tcp://127.0.0.1:{port}"))
+        endpoint = free_endpoint()
+        ends.enter_context(_listening(directory, endpoint))
+        daemon = ends.enter_context(_running(directory, server, endpoint))
         house = House(directory, server, daemon, seas)
         ends.callback(house.hush)
         _log(f"pamd run is process {daemon.pid}; files in {directory}")
@@ -181,19 +181,6 @@ def _write_sea(path: Path, number: int) -> Path:
         channels.append(soxr.resample(samples, sea.sample_rate_hz, RATE_HZ))
     soundfile.write(path, np.stack(channels, axis=1), RATE_HZ, "PCM_16", format="AIFF")
     return path
-
-
-def free_ports() -> int:
-    """A port that is free, and the next one too."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
 
 
 def _log(text: str) -> None:
