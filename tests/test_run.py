@@ -24,6 +24,8 @@ RECORDING = "NOPP6_EST_20090329_121500"
 EXCERPT_S = 120
 LEAD_S = 3  # of silence, while the sound server settles
 MARGIN = 0.1  # over the threshold: what resampling twice may change
+PIECE_S = 10  # long enough to be found by its sound, short enough to show where something is missing
+TRIES = 3  # a sound server that is held up for long loses sound by itself
 # Promise 6: these may differ between live and replay, and every UTC with them.
 NOT_COMPARED = {"seq", "log", "prev_seq", "durable", "id", "mode", "latency_ms", "clip", "threshold_source"}
 
@@ -78,9 +80,24 @@ def compared(record: Wire) -> Wire:
     return {key: value for key, value in record.items() if key not in NOT_COMPARED and not key.endswith("_utc")}
 
 
+def place(samples: NDArray[np.float32], captured: NDArray[np.float32]) -> int:
+    """Where it lies in what was captured, by cross-correlation."""
+    return int(np.argmax(correlate(captured, samples, "valid")))
+
+
+def whole(samples: NDArray[np.float32], captured: NDArray[np.float32], rate_hz: int) -> bool:
+    """Whether the sound server passed everything on: no piece has a better place than where all of it lies."""
+    first, size, near = place(samples, captured), PIECE_S * rate_hz, LEAD_S * rate_hz // 2
+    shifts = []
+    for begin in range(0, len(samples) - size + 1, size):
+        around = captured[first + begin - near : first + begin + size + near]
+        shifts.append(place(samples[begin : begin + size], around) - near)
+    return max(map(abs, shifts)) <= 1
+
+
 def aligned(samples: NDArray[np.float32], captured: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What was played, in silence as long as what was captured, at the place that cross-correlation finds."""
-    begin = int(np.argmax(correlate(captured, samples, "valid")))
+    """What was played, in silence as long as what was captured, at its place there."""
+    begin = place(samples, captured)
     silence = np.zeros_like(captured)
     silence[begin : begin + len(samples)] = samples
     return silence
@@ -96,8 +113,16 @@ def test_run_hears_what_replay_hears(data_dir: Path, tmp_path: Path, hydrophone:
     silence = np.zeros(LEAD_S * RATE_HZ, np.float32)
     soundfile.write(tmp_path / "played.wav", np.concatenate([silence, loud, silence]), RATE_HZ, subtype="FLOAT")
 
-    live, device_rate_hz = run_while_playing(tmp_path / "played.wav", tmp_path, hydrophone)
-    frames = np.fromfile(tmp_path / "frames", np.float32)
+    for attempt in range(TRIES):
+        directory = tmp_path / str(attempt)
+        directory.mkdir()
+        live, device_rate_hz = run_while_playing(tmp_path / "played.wav", directory, hydrophone)
+        frames = np.fromfile(directory / "frames", np.float32)
+        captured = soxr.resample(frames, device_rate_hz, rate_hz)
+        if whole(samples, captured, rate_hz):
+            break
+    else:
+        raise AssertionError("the sound server lost sound each time")
     soundfile.write(tmp_path / "captured.wav", frames, device_rate_hz, subtype="FLOAT")
 
     # The same samples on the same window grid give the same detections and gaps, field by field.
@@ -109,7 +134,6 @@ def test_run_hears_what_replay_hears(data_dir: Path, tmp_path: Path, hydrophone:
     assert effort["elapsed_samples"] == effort["analysed_samples"] == len(frames)
 
     # What stands out of the threshold is found at its place, once, on both sides.
-    captured = soxr.resample(frames, device_rate_hz, rate_hz)
     soundfile.write(tmp_path / "aligned.wav", aligned(samples, captured), rate_hz, subtype="FLOAT")
     heard, expected = detections(live), detections(replay(tmp_path / "aligned.wav"))
     clear = model.card.threshold + MARGIN
@@ -118,4 +142,4 @@ def test_run_hears_what_replay_hears(data_dir: Path, tmp_path: Path, hydrophone:
         for call in ours:
             if call["score"] >= clear:
                 near = [other for other in theirs if abs(other["peak_s"] - call["peak_s"]) <= 1.0]
-                assert len(near) == 1, call
+                assert len(near) == 1, (call["peak_s"], call["score"], [other["peak_s"] for other in theirs])

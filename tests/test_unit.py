@@ -134,7 +134,9 @@ def test_what_the_unit_forbids_is_refused(booted: Machine) -> None:
 
 def test_it_knows_how_good_the_clock_is(booted: Machine) -> None:
     """What the kernel may not tell it in its sandbox, it has from systemd; where nobody tells it, it says so."""
-    assert status(booted)["status"]["streams"]["ch1"]["clock"]["quality"] == SystemClock().sync().quality != "unknown"
+    known = SystemClock().sync().quality
+    assert known != "unknown"
+    booted.await_true(lambda: status(booted)["status"]["streams"]["ch1"]["clock"]["quality"] == known)
     ask = "from pam_daemon.clock import SystemClock; print(SystemClock().sync().quality)"
     alone = ["-p", "SystemCallFilter=~@clock", "-p", "SystemCallErrorNumber=EPERM", "-p", "InaccessiblePaths=/run/dbus"]
     python = ["-E", "LD_LIBRARY_PATH=/opt/python/lib", "/opt/pamd/bin/python"]
