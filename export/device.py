@@ -24,26 +24,32 @@ def choose(config: TrainConfig, console: Console) -> torch.device:
                 f"environment.gpus: there is no GPU {number}; name one of 0 to {torch.cuda.device_count() - 1}"
             )
         return torch.device(f"cuda:{number}")
-    unused = ["gpus"] if environment.gpus else []
-    unused += [k for k in ("mixed_precision_training", "mixed_precision_inference") if getattr(environment, k)]
-    for key in unused:
-        console.print(
-            f"warning: environment.{key} has no effect: training runs on the CPU", highlight=False, soft_wrap=True
-        )
-    return torch.device("cpu")
+    cpu = torch.device("cpu")
+    unused = {"gpus": "training runs on the CPU"} if environment.gpus else {}
+    if not computes_in_half(cpu):
+        wanted = (k for k in ("mixed_precision_training", "mixed_precision_inference") if getattr(environment, k))
+        unused |= dict.fromkeys(wanted, "training runs on a CPU that does not compute in bfloat16")
+    for key, reason in unused.items():
+        console.print(f"warning: environment.{key} has no effect: {reason}", highlight=False, soft_wrap=True)
+    return cpu
 
 
 def autocast(device: torch.device, wanted: bool) -> torch.autocast:
-    """Half precision on CUDA where wanted: bfloat16, or float16 on GPUs that are too old for it.
-
-    Never on a CPU, few of which compute faster in it.
-    """
-    return torch.autocast(device.type, half(device), enabled=wanted and device.type == "cuda")
+    """Half precision where it is wanted and the device computes in it: bfloat16, or float16 on older GPUs."""
+    return torch.autocast(device.type, half(device), enabled=wanted and computes_in_half(device))
 
 
 def make_scaler(device: torch.device, wanted: bool) -> GradScaler:
     """Scales the loss where gradients are float16, which would lose the small ones; elsewhere it does nothing."""
-    return GradScaler(device.type, enabled=wanted and device.type == "cuda" and half(device) is torch.float16)
+    return GradScaler(device.type, enabled=wanted and half(device) is torch.float16)
+
+
+def computes_in_half(device: torch.device) -> bool:
+    """Every GPU does; CPUs that have no instructions for bfloat16 are slower in it."""
+    if device.type == "cuda":
+        return True
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def half(device: torch.device) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 
@@ -440,10 +441,31 @@ def test_tensorboard_gets_every_figure_of_every_epoch_once(folder: Path, tmp_pat
     assert scalars(tmp_path / "run" / "tensorboard") == expected
 
 
-def test_a_processor_computes_in_full_precision() -> None:
-    with device.autocast(CPU, True):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32
-    assert not device.make_scaler(CPU, True).is_enabled()
+@pytest.mark.parametrize("able", [True, False])
+def test_a_processor_computes_in_half_precision_where_it_can(able: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    for wanted in (True, False):
+        with device.autocast(CPU, wanted):
+            computed = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        assert computed is (torch.bfloat16 if able and wanted else torch.float32)
+        assert not device.make_scaler(CPU, wanted).is_enabled()
+    said = Console(file=io.StringIO(), width=200)
+    device.choose(config_of("environment.gpus=[]", "environment.mixed_precision_training=true"), said)
+    assert ("environment.mixed_precision_training has no effect" in said.file.getvalue()) == (not able)
+
+
+def test_in_half_precision_it_learns_the_same(clips: Clips, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss falls as in full precision, to within what bfloat16's eight bits leave; on any CPU, slow or fast."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    losses = {}
+    for wanted in ("false", "true"):
+        config = config_of("environment.gpus=[]", f"environment.mixed_precision_training={wanted}")
+        torch.manual_seed(1)
+        state = start(config, None, len(clips), CPU)
+        losses[wanted] = train_epoch(state, clips, config, 1, CPU, lambda text: None)
+        assert all(value.dtype is torch.float32 for value in state.network.parameters())
+    assert losses["true"] != losses["false"]
+    assert losses["true"] == pytest.approx(losses["false"], rel=0.05)
 
 
 @pytest.mark.gpu
