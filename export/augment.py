@@ -1,10 +1,11 @@
-"""Augmentation of training clips: shifts, distractors, noise, gain, mixup on waveforms; masks on spectrograms."""
+"""Augmentation of training clips: speed, shifts, distractors, noise, gain, mixup; masks on spectrograms."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.ndimage import map_coordinates
 from torch import Tensor
 from torchaudio.functional import mask_along_axis_iid
 
@@ -53,6 +54,8 @@ class Augmenter:
 
     def _varied(self, index: npt.NDArray[np.intp], random: np.random.Generator) -> tuple[Audio, Audio]:
         audio, targets = self._clips.audio[index], self._clips.labels[index]
+        if self._augmentation.speed_octaves:
+            audio = vary_speed(audio, self._augmentation.speed_octaves, random)
         if self._augmentation.time_shift_seconds:
             limit = self._augmentation.time_shift_seconds * self._sample_rate_hz
             shifts = np.rint(random.uniform(-limit, limit, len(index))).astype(np.intp)
@@ -97,6 +100,20 @@ def shift(audio: Audio, filling: Audio, shifts_samples: npt.NDArray[np.intp], sa
     level = _rms(audio) / np.maximum(_rms(filling), np.finfo(np.float32).tiny)
     mixed: Audio = (np.sqrt(fade) * moved + np.sqrt(1 - fade) * level * filling).astype(np.float32)
     return mixed
+
+
+def vary_speed(audio: Audio, octaves: float, random: np.random.Generator) -> Audio:
+    """Play half of the clips (batch, samples) faster or slower about their middles: higher and shorter, or the reverse.
+
+    The factor is drawn up to so many octaves either way; what a faster clip lacks at its ends is mirrored there.
+    """
+    varied = audio.copy()
+    middle = (audio.shape[1] - 1) / 2
+    from_middle = np.arange(audio.shape[1]) - middle
+    for row in np.flatnonzero(random.random(len(audio)) < 0.5):
+        places = middle + from_middle * 2 ** random.uniform(-octaves, octaves)
+        varied[row] = map_coordinates(audio[row], places[None], order=1, mode="mirror")
+    return varied
 
 
 def distract(audio: Audio, probability: float, sample_rate_hz: int, random: np.random.Generator) -> Audio:

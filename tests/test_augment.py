@@ -10,7 +10,7 @@ import soundfile
 import torch
 from clips import fast_config
 
-from export.augment import DISTRACTORS, FADE_S, Augmenter, distract, mask, mix, quiet, shift
+from export.augment import DISTRACTORS, FADE_S, Augmenter, distract, mask, mix, quiet, shift, vary_speed
 from export.dataset import Clips
 from export.noise import recordings
 from export.store import Audio
@@ -109,6 +109,23 @@ def test_distractors_leave_the_labels_and_hold_no_call() -> None:
     assert (audio != clips.audio).any(1).all()
 
 
+def test_speed_moves_pitch_and_length_together_about_the_middle() -> None:
+    """A tone of 100 Hz that lasts from 0.5 to 1.5 s, played by at most a quarter of an octave faster or slower."""
+    at_s = np.arange(4000) / 2000
+    tone = np.where(np.abs(at_s - 1) < 0.5, np.sin(2 * np.pi * 100 * at_s), 0).astype(np.float32)
+    audio = vary_speed(np.tile(tone, (64, 1)), 0.25, np.random.default_rng(1))
+    changed = (audio != tone).any(1)
+    assert 16 < changed.sum() < 48
+    pitch_hz = np.fft.rfftfreq(4000, 1 / 2000)[np.abs(np.fft.rfft(audio)).argmax(1)]
+    sounds = np.abs(audio) > 0
+    length_s = (sounds[:, ::-1].argmax(1) * -1 + 4000 - sounds.argmax(1)) / 2000
+    np.testing.assert_allclose(pitch_hz * length_s, 100, rtol=0.02)
+    np.testing.assert_allclose(sounds.argmax(1), sounds[:, ::-1].argmax(1), atol=3)
+    factor = pitch_hz[changed] / 100
+    assert 2**-0.26 < factor.min() < 0.95 and 1.05 < factor.max() < 2**0.26
+    np.testing.assert_array_equal(audio[~changed], np.tile(tone, (64, 1))[~changed])
+
+
 def test_a_gain_changes_the_level_alone() -> None:
     clips = Clips([""] * 4, noise(4, 3), np.array([[0], [1], [0], [1]], np.float32), [""] * 4)
     config = fast_config(*OFF, "augmentation.gain_db=12")
@@ -188,7 +205,13 @@ def test_a_noise_folder_without_noise_is_refused(tmp_path: Path) -> None:
 def test_the_same_generator_gives_the_same_batch_again() -> None:
     """So an epoch that is begun again after a stop is the same epoch."""
     clips = noise_clips(32)
-    settings = ("time_shift_seconds=0.5", "distractor_probability=0.5", "noise_probability=0.5", "gain_db=6")
+    settings = (
+        "time_shift_seconds=0.5",
+        "distractor_probability=0.5",
+        "noise_probability=0.5",
+        "gain_db=6",
+        "speed_octaves=0.2",
+    )
     config = fast_config(*(f"augmentation.{setting}" for setting in settings))
     batches = [Augmenter(clips, config).draw(np.arange(32), np.random.default_rng(seed)) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(batches[0][0], batches[1][0])
