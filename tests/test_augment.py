@@ -22,6 +22,7 @@ RATE_HZ = 2000
 WINDOW = 4000
 OFF = (
     "augmentation.mix_audio=Disabled",
+    "augmentation.speed_octaves=0",
     "augmentation.time_shift_seconds=0",
     "augmentation.distractor_probability=0",
 )
@@ -66,7 +67,7 @@ def test_mixed_targets_follow_the_shares() -> None:
     labels = (np.arange(32) % 2).astype(np.float32)[:, None]
     clips = Clips([""] * 32, noise(32, 3), labels, [""] * 32)
     index = np.arange(32)
-    always = ("augmentation.mix_probability=1",)
+    always = ("augmentation.mix_audio=Mixup", "augmentation.mix_probability=1")
     _, ratio = Augmenter(clips, fast_config(*always)).draw(index, np.random.default_rng(1))
     _, highest = Augmenter(clips, fast_config(*always, "augmentation.mix_target=Max")).draw(
         index, np.random.default_rng(1)
