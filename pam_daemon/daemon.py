@@ -29,12 +29,13 @@ from pam_daemon.outlets.bridge import Feed
 from pam_daemon.outlets.bridges import Bridges
 from pam_daemon.outlets.recorder import Recorder
 from pam_daemon.records import Event, Wire
+from pam_daemon.reports import Origin
 from pam_daemon.sources import Outage, Source
 from pam_daemon.sources.file import Recording
 from pam_daemon.sources.hydrophone import Hydrophone
 from pam_daemon.stages import Supervisor
 from pam_daemon.station import Station
-from pam_daemon.stream import PLACES_EVERY_S, Origin, Stream
+from pam_daemon.stream import PLACES_EVERY_S, Stream
 
 EFFORT_EVERY_S = 900.0
 LINE_EVERY_S = 60.0  # one canonical line in the log

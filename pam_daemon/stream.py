@@ -9,24 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from msgspec.structs import replace
-
 from pam_daemon.alerts.tally import stream_ns
 from pam_daemon.alerts.watch import Progress
-from pam_daemon.clock import NS_PER_S, Clock, SampleClock, StreamClock, rfc3339
+from pam_daemon.clock import NS_PER_S, Clock, SampleClock
 from pam_daemon.config import Flood
 from pam_daemon.detect import Call, Detector, Threshold
 from pam_daemon.flood import FloodGuard
 from pam_daemon.hearing import Hearing
-from pam_daemon.live_clock import LiveClock
 from pam_daemon.records import (
-    Body,
     ClockState,
-    Detection,
-    Effort,
     Event,
-    Gap,
-    Kind,
     Latency,
     Mode,
     ModelName,
@@ -34,8 +26,8 @@ from pam_daemon.records import (
     Record,
     RecorderStatus,
     StreamStatus,
-    record_id,
 )
+from pam_daemon.reports import Origin, Reporter
 from pam_daemon.ring import FloatArray, Ring, Unheard
 from pam_daemon.sources import Source
 from pam_daemon.windows import Grid, Item, Place, SegmentEnd, Window, Windower
@@ -59,21 +51,6 @@ class Analysis:
     floor_dbfs: float
     flood: Flood
     position: Position | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a stream's sample 0 lies: known before the first sample is read."""
-
-    clock: StreamClock
-    # A sample number to the key of ids and the number counted from there: for a file its SHA-256 and the sample
-    # within it, for a device the UTC at which the stream began.
-    locate: Callable[[int], tuple[str, int]]
-    clock_state: Callable[[], ClockState] = ClockState
-
-    @staticmethod
-    def live(clock: LiveClock) -> Origin:
-        return Origin(clock, lambda sample: (clock.began_utc, sample), clock.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +100,9 @@ class Stream:
         self._source = source
         self._hearing = Hearing(source.sample_rate_hz, analysis.floor_dbfs)
         self._analysis = analysis
+        self._reports = Reporter(
+            analysis.station, name, analysis.mode, self.sample_rate_hz, analysis.model, analysis.position
+        )
         self._cursor = ring.cursor()
         self._grid = Grid(self.sample_rate_hz, analysis.model_rate_hz, analysis.window_samples, analysis.hop_samples)
         self._separation = round(analysis.min_separation_s * analysis.model_rate_hz)
@@ -157,7 +137,7 @@ class Stream:
         records: list[Record] = [] if self._announced or self.origin is None else self._announcement(clock)
         while self._told and self.origin is not None:
             sample, event = self._told.popleft()
-            records.append(self._event(sample, event, clock))
+            records.append(self._reports.event(self.origin, sample, event, clock))
             if event.what == "clock_step" and self._began_unsure:
                 records += self._not_running(self.origin.clock.at(sample), clock)
         rows = iter(scores)
@@ -172,7 +152,7 @@ class Stream:
                     records += self._end_segment(item, timing, clock)
                 else:
                     self._decided = item.end
-                    records.append(self._gap(item, clock))
+                    records.append(self._reports.gap(self._began(), item, clock))
                 records += self._ended_floods(clock)
         return records
 
@@ -245,16 +225,7 @@ class Stream:
         origin = self._began()
         with self._lock:
             counts = self._counts()
-        end = counts["elapsed_samples"]
-        body = Effort(
-            start_utc=origin.clock.at(0).utc(0),
-            end_utc=origin.clock.at(end).utc(end),
-            start_sample=0,
-            end_sample=end,
-            sample_rate_hz=self.sample_rate_hz,
-            **counts,
-        )
-        return self._record("effort", 0, body, clock, end)
+        return self._reports.effort(origin, counts, clock)
 
     @property
     def lag_s(self) -> float:
@@ -349,44 +320,22 @@ class Stream:
             if guard.ends(self._decided) and self._analysis.mode != "replay":
                 text = f"{label}: {guard.calls} detections were marked"
                 data = {"label": label, "detections": guard.calls}
-                yield self._event(self._decided, Event("flood_over", "info", text, data), clock)
+                over = Event("flood_over", "info", text, data)
+                yield self._reports.event(self._began(), self._decided, over, clock)
 
     def _detection(self, number: int, call: Call, timing: Timing, clock: Clock) -> Iterator[Record]:
         analysis, label, guard = self._analysis, self._analysis.labels[number], self._floods[number]
-        start, peak, end = call.first.source_start, call.peak.source_centre, call.last.source_end
-        at = self._began().clock.at(peak)
-        body = Detection(
-            start_utc=at.utc(start),
-            end_utc=at.utc(end),
-            peak_utc=at.utc(peak),
-            start_s=at.seconds(start),
-            end_s=at.seconds(end),
-            peak_s=at.seconds(peak),
-            start_sample=start,
-            end_sample=end,
-            label=label,
-            score=call.score,
-            threshold=call.threshold.score,
-            threshold_source=call.threshold.source,
-            windows=call.windows,
-            continuing=call.continuing,
-            truncated=call.truncated,
-            model=analysis.model,
-            level_dbfs=call.peak.level_dbfs,
-            latency_ms=self._latency(call.peak, timing, clock),
-            position=analysis.position,
-            flood=guard.heard(peak),
-        )
-        if guard.calls == 1 and body.flood and analysis.mode != "replay":  # where its marks say it all, ever the same
+        peak, origin = call.peak.source_centre, self._began()
+        flood = guard.heard(peak)
+        if guard.calls == 1 and flood and analysis.mode != "replay":  # where its marks say it all, ever the same
             text = f"{label}: {analysis.flood.count} detections in less than {analysis.flood.window_s:g} s"
-            yield self._event(peak, Event("flood", "warning", text, {"label": label}), clock)
+            yield self._reports.event(origin, peak, Event("flood", "warning", text, {"label": label}), clock)
         self.detections += 1
-        self.flood_detections += bool(body.flood)
-        self.last_detection_utc = body.peak_utc
-        record = self._record("detection", start, body, clock, analysis.model.sha256, label)
-        if self.recorder is not None and record.id is not None:
-            record = replace(record, body=replace(body, clip=self.recorder.order_clip(record.id, start, end)))
-        yield record
+        self.flood_detections += bool(flood)
+        self.last_detection_utc = origin.clock.at(peak).utc(peak)
+        latency = self._latency(call.peak, timing, clock)
+        order_clip = self.recorder.order_clip if self.recorder else None
+        yield self._reports.detection(origin, call, label, latency, flood, order_clip, clock)
 
     def _latency(self, peak: Place, timing: Timing, clock: Clock) -> Latency:
         deciding = (self._last_place or peak).source_end
@@ -398,29 +347,15 @@ class Stream:
         read_ms, score_ms, decide_ms = ((b - a) / 1e6 for a, b in itertools.pairwise(steps_ns))
         return Latency(audio_ms, read_ms, score_ms, decide_ms, audio_ms + read_ms + score_ms + decide_ms)
 
-    def _gap(self, unheard: Unheard, clock: Clock, at: SampleClock | None = None) -> Record:
-        at = at or self._began().clock.at(unheard.start)
-        body = Gap(
-            term=unheard.term,
-            start_sample=unheard.start,
-            samples=unheard.samples,
-            start_utc=at.utc(unheard.start),
-            duration_s=at.seconds(unheard.samples),
-            reason=unheard.reason,
-            estimated=unheard.estimated,
-            uncertainty_s=unheard.uncertainty_s,
-        )
-        return self._record("gap", unheard.start, body, clock, unheard.reason)
-
     def _announcement(self, clock: Clock) -> list[Record]:
         """That the stream has begun, and since when nobody had listened."""
         self._announced = True
-        at = self._began().clock.at(0)
-        began = at.utc(0)
-        text = f"listening to {self._source.name}"
-        body = Event("stream_began", "info", text, {"start_utc": began, "sample_rate_hz": self.sample_rate_hz})
+        origin = self._began()
+        at = origin.clock.at(0)
+        data = {"start_utc": at.utc(0), "sample_rate_hz": self.sample_rate_hz}
+        began = Event("stream_began", "info", f"listening to {self._source.name}", data)
         self._began_unsure = clock.sync().quality != "synchronised"
-        return [self._event(0, body, clock), *self._not_running(at, clock)]
+        return [self._reports.event(origin, 0, began, clock), *self._not_running(at, clock)]
 
     def _not_running(self, at: SampleClock, clock: Clock) -> list[Record]:
         """The time up to sample 0 when nobody listened, as far as it is not told yet; outside the stream's counts.
@@ -431,19 +366,9 @@ class Stream:
             return []
         samples = (at.start_utc_ns - self._heard_until_utc_ns) * self.sample_rate_hz // NS_PER_S
         self._heard_until_utc_ns = at.start_utc_ns
-        return [self._gap(Unheard(-samples, samples, "gap", "not_running", True, PLACES_EVERY_S), clock, at)]
-
-    def _event(self, sample: int, event: Event, clock: Clock) -> Record:
-        return self._record("event", sample, event, clock, event.what)
+        unheard = Unheard(-samples, samples, "gap", "not_running", True, PLACES_EVERY_S)
+        return [self._reports.gap(self._began(), unheard, clock, at)]
 
     def _began(self) -> Origin:
         assert self.origin is not None, "samples came before the origin was set"
         return self.origin
-
-    def _record(self, kind: Kind, first_sample: int, body: Body, clock: Clock, *rest: str | int | None) -> Record:
-        analysis, time_utc = self._analysis, rfc3339(clock.utc_ns())
-        key, sample = self.locate(first_sample)
-        if kind == "event":
-            rest = (*rest, time_utc)
-        identity = record_id(kind, analysis.station, self.name, key, sample, *rest)
-        return Record(kind, analysis.station, self.name, analysis.mode, identity, time_utc, body)

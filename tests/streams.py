@@ -12,8 +12,9 @@ from pam_daemon.clock import SampleClock
 from pam_daemon.config import Flood
 from pam_daemon.detect import Threshold
 from pam_daemon.records import Mode, ModelName, Record, Wire
+from pam_daemon.reports import Origin
 from pam_daemon.ring import FloatArray
-from pam_daemon.stream import Analysis, Origin, Stream, Timing
+from pam_daemon.stream import Analysis, Stream, Timing
 
 MODEL = ModelName("toy", "0" * 64)
 KEY = "f" * 64

@@ -25,10 +25,11 @@ from pam_daemon.outlets.flac import file_name
 from pam_daemon.outlets.recorder import Recorder, next_file
 from pam_daemon.records import Detection, Event
 from pam_daemon.records import Record as WireRecord
+from pam_daemon.reports import Origin
 from pam_daemon.ring import FloatArray, Ring
 from pam_daemon.sources.file import find_files, recordings
 from pam_daemon.sources.filenames import start_of
-from pam_daemon.stream import Origin, Stream
+from pam_daemon.stream import Stream
 
 GB = 1_000_000_000
 NO_QUOTA = {"min_free_gb": 0.0}

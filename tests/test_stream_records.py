@@ -15,9 +15,10 @@ from pam_daemon.config import Flood
 from pam_daemon.fill import fill
 from pam_daemon.live_clock import LiveClock
 from pam_daemon.records import Mode, Record, record_id
+from pam_daemon.reports import Origin
 from pam_daemon.ring import FloatArray, Ring
 from pam_daemon.sources import Audio
-from pam_daemon.stream import Origin, Stream, Timing
+from pam_daemon.stream import Stream, Timing
 
 
 def run_one(samples: FloatArray, rate_hz: int, *, hop: int = 1000, mode: Mode = "replay") -> list[Record]:
