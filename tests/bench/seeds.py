@@ -4,7 +4,8 @@
 
 Each model must have been entered in the ledger of models scored on the report part (`pamd train --report-ledger`),
 which writes the figures of the report clips into its card. The threshold is that of the rule, from the select
-recordings alone: the least, in steps of 0.001, at which all of them together hold no more than `ALLOWED` detections.
+recordings alone: midway, in logits, between the least thresholds at which all of them together hold no more than one
+detection and none. Every threshold between has that one; the lowest lies by construction just above another.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ideas
+import numpy as np
 import soundfile
 
 from pam_daemon.model import Model
 from pam_daemon.tools.evaluate import match
 from pam_daemon.tools.tables import read_raven
 
-ALLOWED = 0
+ALLOWED = (1, 0)
 RIGHT_WHALES = "NOPP6_EST_20090329_121500"
 
 
@@ -73,10 +75,16 @@ def figures(run: Path, data: Path) -> dict[str, str]:
 
 
 def threshold_by_rule(sea: Sequence[ideas.Scored]) -> float:
-    """The least threshold at and above which these recordings hold no more than `ALLOWED` detections."""
+    """See above; in steps of 0.001."""
+    ends = np.array([least_threshold(sea, allowed) for allowed in ALLOWED])
+    return round(float(1 / (1 + np.exp(-np.log(ends / (1 - ends)).mean()))), 3)
+
+
+def least_threshold(sea: Sequence[ideas.Scored], allowed: int) -> float:
+    """The least threshold at and above which these recordings hold no more than so many detections."""
     for step in range(999, 0, -1):
-        if sum(len(ideas.calls(scored, step / 1000)) for scored in sea) > ALLOWED:
-            return (step + 1) / 1000
+        if sum(len(ideas.calls(scored, step / 1000)) for scored in sea) > allowed:
+            return min(0.999, (step + 1) / 1000)
     return 0.001
 
 
