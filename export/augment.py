@@ -1,4 +1,4 @@
-"""Augmentation of training clips: speed, shifts, distractors, noise, gain, mixup; masks on spectrograms."""
+"""Augmentation of training clips: direction, speed, shifts, distractors, noise, gain, mixup; masks on spectrograms."""
 
 from __future__ import annotations
 
@@ -54,6 +54,8 @@ class Augmenter:
 
     def _varied(self, index: npt.NDArray[np.intp], random: np.random.Generator) -> tuple[Audio, Audio]:
         audio, targets = self._clips.audio[index], self._clips.labels[index]
+        if self._augmentation.backwards_probability:
+            audio, targets = backwards(audio, targets, self._augmentation.backwards_probability, random)
         if self._augmentation.speed_octaves:
             audio = vary_speed(audio, self._augmentation.speed_octaves, random)
         if self._augmentation.time_shift_seconds:
@@ -100,6 +102,17 @@ def shift(audio: Audio, filling: Audio, shifts_samples: npt.NDArray[np.intp], sa
     level = _rms(audio) / np.maximum(_rms(filling), np.finfo(np.float32).tiny)
     mixed: Audio = (np.sqrt(fade) * moved + np.sqrt(1 - fade) * level * filling).astype(np.float32)
     return mixed
+
+
+def backwards(audio: Audio, targets: Audio, probability: float, random: np.random.Generator) -> tuple[Audio, Audio]:
+    """Play this share of the clips (batch, samples) with a call backwards; their targets (batch, labels) become 0.
+
+    What rises then falls, in the same noise and as loud: all that is left to tell them apart is the direction.
+    """
+    turned = (random.random(len(audio)) < probability) & (targets.max(1) > 0)
+    audio, targets = audio.copy(), targets.copy()
+    audio[turned], targets[turned] = audio[turned, ::-1], 0
+    return audio, targets
 
 
 def vary_speed(audio: Audio, octaves: float, random: np.random.Generator) -> Audio:

@@ -57,6 +57,7 @@ class Augmentation(Section, frozen=True):
     mix_target: Literal["Ratio", "Max"] = "Ratio"
     # ours
     time_shift_seconds: NotNegative = 0.0  # largest shift, either way
+    backwards_probability: Share = 0.0  # of a clip with a call to be played backwards, and to hold none
     speed_octaves: NotNegative = 0.0  # largest change of speed of half of the clips, either way: pitch and length
     distractor_probability: Share = 0.0  # of a clip to get simulated sounds that are not a call
     noise_probability: Share = 0.0  # of a clip to get noise

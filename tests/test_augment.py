@@ -22,6 +22,7 @@ RATE_HZ = 2000
 WINDOW = 4000
 OFF = (
     "augmentation.mix_audio=Disabled",
+    "augmentation.backwards_probability=0",
     "augmentation.speed_octaves=0",
     "augmentation.time_shift_seconds=0",
     "augmentation.distractor_probability=0",
@@ -108,6 +109,16 @@ def test_distractors_leave_the_labels_and_hold_no_call() -> None:
     audio, targets = Augmenter(clips, config).draw(np.arange(32), np.random.default_rng(1))
     np.testing.assert_array_equal(targets, labels)
     assert (audio != clips.audio).any(1).all()
+
+
+def test_calls_played_backwards_are_none() -> None:
+    clips = Clips([""] * 400, noise(400, 3), (np.arange(400) % 2).astype(np.float32)[:, None], [""] * 400)
+    config = fast_config(*OFF, "augmentation.backwards_probability=0.25")
+    audio, targets = Augmenter(clips, config).draw(np.arange(400), np.random.default_rng(1))
+    turned = (audio != clips.audio).any(1)
+    assert 30 < turned.sum() < 70 and clips.labels[turned].all()
+    np.testing.assert_array_equal(audio[turned], clips.audio[turned, ::-1])
+    np.testing.assert_array_equal(targets[:, 0], np.where(turned, 0, clips.labels[:, 0]))
 
 
 def test_speed_moves_pitch_and_length_together_about_the_middle() -> None:
