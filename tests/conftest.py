@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,13 @@ settings.load_profile("pamd")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs inherit that, and pass it on
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def exits() -> Iterator[ExitStack]:
+    """What is entered here is left when the test ends."""
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")

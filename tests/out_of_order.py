@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from fakes import event
-from test_publish import heartbeat
+from house import heartbeat
 
 from pam_daemon.clock import SystemClock
 from pam_daemon.journal import Bell, Journal

@@ -18,8 +18,8 @@ import msgspec
 import pytest
 import zmq
 from fakes import event, toy_model
+from house import ANY_PORT, PATIENCE_MS, House, numbers, publisher, take
 from live import PATIENCE_S, Station
-from test_publish import ANY_PORT, PATIENCE_MS, House, numbers, publisher, take
 from zmq.utils.monitor import recv_monitor_message
 
 from pam_daemon import curve
@@ -52,12 +52,6 @@ class Harbour:
     def subscriber(self, house: House, name: str, server_key: str | None = None, **options: Any) -> Subscriber:
         keys = {"key": self.secret(name), "server_key": server_key or self.public}
         return Subscriber(house.publisher.endpoint, **keys, **options)
-
-
-@pytest.fixture
-def exits() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

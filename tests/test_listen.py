@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,11 @@ import pytest
 import soundfile
 import zmq
 from fakes import event
+from house import (
+    House,
+    house_fixture,  # noqa: F401 - pytest finds the fixture by its import
+)
 from ports import free_endpoint
-from test_publish import House
 
 from pam_daemon.journal import Journal
 from pam_daemon.records import Kind, Mode, Record, Wire
@@ -73,17 +76,6 @@ def until(happened: Callable[[], object]) -> None:
     while not happened():
         assert time.monotonic() < end_s, "it did not happen"
         time.sleep(0.02)
-
-
-@pytest.fixture
-def exits() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def house(tmp_path: Path, exits: ExitStack) -> House:
-    return House(tmp_path / "journal", exits)
 
 
 @pytest.fixture

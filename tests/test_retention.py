@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 from fakes import BEGAN_UTC_NS, FakeClock, event
+from house import House
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from live import (
@@ -26,7 +27,6 @@ from live import (
 )
 from sound import DEVICE, SoundServer
 from test_bridges import Sea
-from test_publish import House
 
 from pam_daemon.clock import NS_PER_S, rfc3339
 from pam_daemon.config import JournalPlace, Webhook

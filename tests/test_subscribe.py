@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,22 @@ import msgspec
 import pytest
 import zmq
 from fakes import FakeClock, event
-from test_publish import ANY_PORT, PATIENCE_MS, House, heartbeat, listen, numbers, take
+from house import (
+    ANY_PORT,
+    PATIENCE_MS,
+    House,
+    heartbeat,
+    house_fixture,  # noqa: F401 - pytest finds the fixture by its import
+    listen,
+    numbers,
+    take,
+)
 
 from pam_daemon.clock import NS_PER_S
 from pam_daemon.errors import ListenError
 from pam_daemon.journal import Journal
 from pam_daemon.records import Wire
 from pam_daemon.subscribe import Subscriber
-
-
-@pytest.fixture
-def exits() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def house(tmp_path: Path, exits: ExitStack) -> House:
-    return House(tmp_path / "journal", exits)
 
 
 class Lossy:

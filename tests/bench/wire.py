@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from common import Bench, spread
+from house import heartbeat
 from latency import free_port
-from test_publish import heartbeat
 
 from pam_daemon.clock import SystemClock
 from pam_daemon.journal import Bell, Journal

@@ -22,7 +22,7 @@ import zmq
 from fakes import event, toy_model
 from fuzz.child import MEMORY_BYTES, Case
 from fuzz.examples import sound_file
-from test_publish import House, heartbeat
+from house import House, heartbeat
 
 from export import config as train_config
 from pam_daemon.clock import SystemClock
