@@ -286,6 +286,8 @@ class Station:
         stored = self._journal.append(records) if self._journal else [(record.wire(), True) for record in records]
         for wire, new in stored:
             self._on_record(wire, new)
+        if any(wire["kind"] == "event" and wire["what"] == "stream_began" for wire, new in stored):
+            self.keep_places()  # what ends before the first chore has been told of, too
 
     def open_journal(self) -> Journal:
         """A connection for another thread than the worker."""

@@ -22,6 +22,7 @@ FAST = (
     "training.batch_size=8",
     "training.warmup_epochs=0",
     "audio.mel_frequency_bins=16",
+    "audio.hop_size=128",
     "audio.fft_size=1024",
 )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -83,7 +85,8 @@ class House:
         self.stop()
         self.clock.now_ns += 10**12
         self._thread.join(timeout=60)
-        assert not self._thread.is_alive()
+        where = sys._current_frames().get(self._thread.ident or 0)
+        assert where is None, f"the publisher does not end: {''.join(traceback.format_stack(where))}"
         assert self.failures == []
 
     def _run(self) -> None:

@@ -24,6 +24,7 @@ RECORDING = "NOPP6_EST_20090329_121500"
 EXCERPT_S = 120
 LEAD_S = 3  # of silence, while the sound server settles
 MARGIN = 0.1  # over the threshold: what resampling twice may change
+SEPARATION_S = 1.5  # within which calls are one
 PIECE_S = 10  # long enough to be found by its sound, short enough to show where something is missing
 TRIES = 3  # a sound server that is held up for long loses sound by itself
 # Promise 6: these may differ between live and replay, and every UTC with them.
@@ -133,7 +134,8 @@ def test_run_hears_what_replay_hears(data_dir: Path, tmp_path: Path, hydrophone:
     assert effort["kind"] == "effort"
     assert effort["elapsed_samples"] == effort["analysed_samples"] == len(frames)
 
-    # What stands out of the threshold is found at its place, once, on both sides.
+    # What stands out of the threshold is found at its place on both sides. Of two calls that overlap, the lower one may
+    # be the end of its run or a call of its own, whichever window's score is higher by a hair.
     soundfile.write(tmp_path / "aligned.wav", aligned(samples, captured), rate_hz, subtype="FLOAT")
     heard, expected = detections(live), detections(replay(tmp_path / "aligned.wav"))
     clear = model.card.threshold + MARGIN
@@ -141,5 +143,5 @@ def test_run_hears_what_replay_hears(data_dir: Path, tmp_path: Path, hydrophone:
     for ours, theirs in ((expected, heard), (heard, expected)):
         for call in ours:
             if call["score"] >= clear:
-                near = [other for other in theirs if abs(other["peak_s"] - call["peak_s"]) <= 1.0]
-                assert len(near) == 1, (call["peak_s"], call["score"], [other["peak_s"] for other in theirs])
+                near = min(abs(other["peak_s"] - call["peak_s"]) for other in theirs)
+                assert near <= SEPARATION_S, (call["peak_s"], call["score"], [other["peak_s"] for other in theirs])

@@ -35,6 +35,7 @@ QUICK = (*FAST, "training.build_scoring_pipelines=false", "prediction.precision=
 WIDE = ("audio.hop_size=32", "audio.mel_frequency_bins=64")  # so that there is more than one place to pool
 PLAIN = (
     "augmentation.mix_audio=Disabled",
+    "augmentation.speed_octaves=0",
     "augmentation.time_shift_seconds=0",
     "augmentation.distractor_probability=0",
     "augmentation.frequency_mask_bins=0",
@@ -332,6 +333,7 @@ def test_figures_come_every_so_many_epochs_and_after_the_last(folder: Path, tmp_
         folder,
         tmp_path / "run",
         "training.epochs=3",
+        "training.learning_rate=0.001",
         "training.evaluation_epochs=2",
         "training.calculate_train_metric=true",
         "prediction.metric=F1",
