@@ -14,6 +14,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from pam_daemon.errors import EndpointError
 from pam_daemon.keys import KeyPair, StationKeys
+from pam_daemon.sockets import end, open_context
 
 _DOMAIN = b"pamd"
 _PROOF_TIMEOUT_S = 10.0
@@ -59,7 +60,7 @@ class Door:
         Raises:
             EndpointError: it is let in, or nothing is decided in time.
         """
-        context = zmq.Context()
+        context = open_context(linger_ms=0)
         try:
             stranger = context.socket(kind)
             public, secret = (half.decode() for half in zmq.curve_keypair())
@@ -68,7 +69,7 @@ class Door:
             stranger.connect(endpoint.replace("//0.0.0.0:", "//127.0.0.1:"))
             outcome = self._answer_until_decided(monitor)
         finally:
-            context.destroy(linger=0)
+            end(context)
         if outcome != "turned away":
             raise EndpointError(f"{endpoint}: a stranger's key was not turned away but {outcome}: refusing to serve")
 

@@ -18,6 +18,7 @@ from pam_daemon.errors import EndpointError
 from pam_daemon.journal import Bell, Journal
 from pam_daemon.keys import StationKeys
 from pam_daemon.records import Record, Seq, Wire, topic
+from pam_daemon.sockets import end, open_context
 
 _SEND_HIGH_WATER_MARK = 10_000  # messages a subscriber may lag behind before it has to recover
 _RECOVERY_HIGH_WATER_MARK = 8  # questions and replies that a subscriber may leave unread, of up to _BATCH records
@@ -26,6 +27,7 @@ _HANDSHAKE_MS = 10_000
 _REBIND_S = 10.0
 _REBIND_PAUSE_S = 0.01
 _PORT_TRIES = 20
+_LINGER_MS = 1000  # for what is still to be sent at the end
 _BATCH = 1000  # records read from the journal at a time
 
 
@@ -90,7 +92,7 @@ class Publisher:
         self._clock = clock
         self._moved = moved
         self._keys = keys  # as they should be; the door has those that are
-        self._context = zmq.Context()
+        self._context = open_context(_LINGER_MS)
         self.endpoint = endpoint  # as bound
         self.recovery_port = 0
         try:
@@ -98,7 +100,7 @@ class Publisher:
             self._records, self._recovery = self._bind_both(endpoint)
             self._attend()
         except BaseException:
-            self._context.destroy(linger=0)
+            end(self._context)
             raise
 
     def take_on(self, keys: StationKeys) -> None:
@@ -116,7 +118,7 @@ class Publisher:
             self._serve(journal, threading.Event(), until_ns=self._clock.monotonic_ns() + self._linger_ns)
         finally:
             journal.close()
-            self._context.destroy(linger=1000)
+            end(self._context)
 
     def _attend(self) -> None:
         """To the sockets as they are bound, once strangers are proved to be turned away."""

@@ -16,6 +16,7 @@ from pam_daemon.errors import EndpointError, KeyFileError
 from pam_daemon.keys import public_key, read_pair
 from pam_daemon.publish import recovery_port, with_port
 from pam_daemon.records import Seq, Wire, read_record
+from pam_daemon.sockets import end, open_context
 from pam_daemon.subscribe.place import Place, PlaceFile
 
 _HIGH_WATER_MARK = 10_000  # messages that wait for us here; the rest waits in the journal
@@ -92,7 +93,7 @@ class Subscriber:
         self._saved_ns = self._ask_ns = 0  # monotonic: of the last save; before this nobody is asked
         self._places: dict[str, Place] = {}  # by log
         self._stop = threading.Event()
-        self._context = zmq.Context()
+        self._context = open_context(linger_ms=0)
         self._dealers: dict[int, zmq.Socket[bytes]] = {}  # by the port of recovery
         try:
             self._port = recovery_port(endpoint)  # until a status tells another
@@ -100,7 +101,7 @@ class Subscriber:
             self._handshakes = Handshakes(self._records, endpoint, self._key)
             self._records.connect(endpoint)
         except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
+            end(self._context)
             raise EndpointError(f"{endpoint}: cannot connect: {error}; give tcp://HOST:PORT") from error
 
     def __enter__(self) -> Subscriber:
@@ -111,7 +112,7 @@ class Subscriber:
 
     def close(self) -> None:
         """Let go of the sockets, and store the place."""
-        self._context.destroy(linger=0)
+        end(self._context)
         self._save()
 
     def records(self, timeout_s: float | None = None, stop: threading.Event | None = None) -> Iterator[Wire]:

@@ -1,0 +1,28 @@
+"""ZeroMQ contexts that end in bounded time, whatever libzmq still waits for."""
+
+from __future__ import annotations
+
+import threading
+
+import zmq
+
+_END_S = 5.0  # beyond the linger
+
+
+def open_context(linger_ms: int) -> zmq.Context[zmq.Socket[bytes]]:
+    """A context whose sockets have this linger from their begin, as their connections take it on then."""
+    context = zmq.Context()
+    context.setsockopt(zmq.LINGER, linger_ms)
+    return context
+
+
+def end(context: zmq.Context[zmq.Socket[bytes]]) -> bool:
+    """Close a context's sockets, on the thread that used them, and let go of it.
+
+    Rarely libzmq never lets go, even with no linger (zeromq/libzmq#2586): then the context is left to the end of the
+    process, which nobody may be kept from. Returns: whether it has ended.
+    """
+    ending = threading.Thread(target=context.destroy, name="sockets' end", daemon=True)
+    ending.start()
+    ending.join(int(context.getsockopt(zmq.LINGER)) / 1000 + _END_S)
+    return not ending.is_alive()
