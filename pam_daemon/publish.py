@@ -191,15 +191,14 @@ class Publisher:
             ready = dict(self._poller.poll(max(due_ns - now_ns, 0) // 1_000_000 + 1))
             self._bell.clear()
             self._send_records(journal)
-            if self._door is not None and self._keys is not None and self._keys is not self._door.keys:
-                self._change_keys(self._door, self._keys)  # before anybody's key is judged
-                continue
             if self._door is not None and self._door.socket in ready:
-                self._door.answer()
+                self._door.answer(self._keys)  # those to come: who is turned away once does not come again
             if self._records in ready:
                 self._greet(journal)
             if self._recovery in ready:
                 self._answer(journal)
+            if self._door is not None and self._keys is not None and self._keys is not self._door.keys:
+                self._change_keys(self._door, self._keys)
 
     def _send_records(self, journal: Journal) -> None:
         while records := journal.since(self._sent, limit=_BATCH):
