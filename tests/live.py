@@ -1,6 +1,7 @@
 """A real daemon on a real PortAudio device, and a recording with known calls that plays into it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pam_daemon.journal import Journal
 from pam_daemon.records import Wire
 
 PAMD = [sys.executable, "-m", "pam_daemon"]
+FINE = ("--device", DEVICE, "--hop", "0.1")
 PATIENCE_S = 60.0  # for anything that is bound to happen
 EITHER_WAY_S = 0.6  # of an outage: what the sound server delivers in one burst
 PLACE_S = 0.3  # how far a call may be from its place
@@ -169,12 +171,18 @@ def identity_holds(counts: Wire) -> bool:
     return bool(counts["elapsed_samples"] == sum(counts[f"{part}_samples"] for part in parts))
 
 
+def last_effort_is_whole(station: Station) -> bool:
+    effort = station.of("effort")[-1]
+    return identity_holds(effort) and effort["pending_samples"] == 0
+
+
 def unix_s(utc: str) -> float:
     return parse_rfc3339(utc) / 1e9
 
 
 @pytest.fixture(name="server")
 def server_fixture() -> Iterator[SoundServer]:
+    assert shutil.which("paplay"), "install pulseaudio-utils: `make test` does"
     with tempfile.TemporaryDirectory(prefix="snd", dir="/tmp") as directory, sound_server(Path(directory)) as server:
         yield server
 

@@ -22,7 +22,7 @@ from export.config import TrainConfig
 from export.dataset import Clips
 from export.job import Job, State
 from export.metrics import METRICS
-from export.network import POOLS, GeM, WhaleNet
+from export.network import POOLS, WhaleNet
 from export.train import start, train, train_epoch
 from export.weights import find_weights
 from pam_daemon.errors import ConfigError
@@ -32,7 +32,6 @@ pytestmark = pytest.mark.xdist_group("keys")
 CPU = torch.device("cpu")
 # No graph is exported, which would take longer than the training.
 QUICK = (*FAST, "training.build_scoring_pipelines=false", "prediction.precision=float32")
-WIDE = ("audio.hop_size=32", "audio.mel_frequency_bins=64")  # so that there is more than one place to pool
 PLAIN = (
     "augmentation.mix_audio=Disabled",
     "augmentation.speed_octaves=0",
@@ -261,71 +260,6 @@ def test_weight_decay_shrinks_the_weights(clips: Clips) -> None:
         return float(state.network.state_dict()["backbone.layer4.0.conv1.weight"].norm())
 
     assert norm(100) < 0.9 * norm(0)
-
-
-def test_dropout_drops_while_training_alone() -> None:
-    network = WhaleNet(config_of("architecture.dropout=0.5"))
-    audio = torch.randn(8, 4000)
-    with torch.no_grad():
-        assert not torch.equal(network.train()(audio), network(audio))
-        assert torch.equal(network.eval()(audio), network(audio))
-
-
-def test_generalised_means_lie_between_average_and_maximum() -> None:
-    features = torch.rand(2, 3, 4, 5) + 0.1
-    gem = GeM((2, 3), keepdim=False)
-    with torch.no_grad():
-        gem.p.fill_(1.0)
-        torch.testing.assert_close(gem(features), features.mean((2, 3)))
-        gem.p.fill_(3.0)
-        assert ((gem(features) > features.mean((2, 3))) & (gem(features) < features.amax((2, 3)))).all()
-        gem.p.fill_(200.0)
-        torch.testing.assert_close(gem(features), features.amax((2, 3)), rtol=0.03, atol=0)
-
-
-def test_every_pool_gives_another_network() -> None:
-    audio = torch.randn(2, 4000)
-    outputs = []
-    for pool in POOLS:
-        torch.manual_seed(1)
-        network = WhaleNet(config_of(f"architecture.pool={pool}", *WIDE)).eval()
-        with torch.no_grad():
-            outputs.append(network(audio).flatten().tolist())
-    assert len({tuple(output) for output in outputs}) == len(POOLS)
-
-
-def test_the_exponent_of_a_generalised_mean_is_trained() -> None:
-    network = WhaleNet(config_of("architecture.pool=GeM", *WIDE))
-    network(torch.randn(3, 4000)).sum().backward()
-    exponent = network.backbone.get_parameter("global_pool.pool.p")
-    assert exponent.grad is not None and exponent.grad != 0
-
-
-@pytest.mark.parametrize("backbone", ["test_convnext", "test_efficientnet", "test_vit", "test_mambaout"])
-def test_networks_of_other_families_take_the_spectrogram_as_it_is(backbone: str) -> None:
-    network = WhaleNet(config_of(f"architecture.backbone={backbone}", "audio.mel_frequency_bins=32"))
-    logits = network(torch.randn(2, 4000))
-    assert logits.shape == (2, 1)
-    logits.sum().backward()
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["architecture.backbone=resnet51"], r"timm has no resnet51; try .*resnet50"),
-        (["architecture.backbone=efficientnet-b0"], r"timm has no efficientnet-b0; try .*efficientnet_b0"),
-        (["architecture.backbone=''"], r"timm has no ; try resnet18, resnet50"),
-        (
-            ["architecture.backbone=test_vit", "audio.hop_size=512"],
-            r"test_vit cannot be built for 16 mel bins x 8 frames .*patch size.*; use resnet50, or other audio keys",
-        ),
-        (["architecture.backbone=test_vit", "architecture.pool=GeM"], r"test_vit pools no feature map, so GeM"),
-    ],
-)
-def test_a_backbone_that_cannot_be_had_is_refused_by_name(overrides: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        WhaleNet(config_of(*overrides))
-    assert "\n" not in str(caught.value)
 
 
 def test_figures_come_every_so_many_epochs_and_after_the_last(folder: Path, tmp_path: Path) -> None:
