@@ -16,6 +16,11 @@ from types import FrameType
 import platformdirs
 import structlog
 
+from pam_daemon.analysis.reports import Origin
+from pam_daemon.analysis.stream import PLACES_EVERY_S, Stream
+from pam_daemon.capture.sources import Outage, Source
+from pam_daemon.capture.sources.file import Recording
+from pam_daemon.capture.sources.hydrophone import Hydrophone
 from pam_daemon.chores import Chore, Rota
 from pam_daemon.clock import NS_PER_S, Clock, SampleClock, utc_ns_of
 from pam_daemon.config import Config
@@ -29,13 +34,8 @@ from pam_daemon.outlets.bridge import Feed
 from pam_daemon.outlets.bridges import Bridges
 from pam_daemon.outlets.recorder import Recorder
 from pam_daemon.records import Event, Wire
-from pam_daemon.reports import Origin
-from pam_daemon.sources import Outage, Source
-from pam_daemon.sources.file import Recording
-from pam_daemon.sources.hydrophone import Hydrophone
 from pam_daemon.stages import Supervisor
 from pam_daemon.station import Station
-from pam_daemon.stream import PLACES_EVERY_S, Stream
 
 EFFORT_EVERY_S = 900.0
 LINE_EVERY_S = 60.0  # one canonical line in the log

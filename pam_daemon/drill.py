@@ -17,13 +17,13 @@ import numpy as np
 import structlog
 from msgspec.structs import replace
 
+from pam_daemon.capture.sources import Audio, Missing
+from pam_daemon.capture.sources.file import recordings
+from pam_daemon.capture.sources.player import Player, Sound
 from pam_daemon.clock import NS_PER_S, Clock, SystemClock
 from pam_daemon.config import Config, Device
 from pam_daemon.daemon import log_record, run
 from pam_daemon.setup import set_up
-from pam_daemon.sources import Audio, Missing
-from pam_daemon.sources.file import recordings
-from pam_daemon.sources.player import Player, Sound
 from pam_daemon.station import Station
 from pam_daemon.tools.simulate import MIN_SAMPLE_RATE_HZ, Sea
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from pam_daemon.analysis.reports import Origin
+from pam_daemon.analysis.stream import Stream
+from pam_daemon.capture.live_clock import LiveClock
+from pam_daemon.capture.sources import Audio, Missing
+from pam_daemon.capture.sources.file import Recording
+from pam_daemon.capture.sources.player import block_samples, paced
 from pam_daemon.clock import Clock
-from pam_daemon.live_clock import LiveClock
-from pam_daemon.reports import Origin
-from pam_daemon.sources import Audio, Missing
-from pam_daemon.sources.file import Recording
-from pam_daemon.sources.player import block_samples, paced
-from pam_daemon.stream import Stream
 
 _BLOCK_SAMPLES = 32_768  # where the speed of a replay is not bounded: as much as costs little memory at any rate
 

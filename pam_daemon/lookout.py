@@ -12,10 +12,10 @@ from pam_daemon.alerts.recall import recall
 from pam_daemon.alerts.rules import Pace, promise
 from pam_daemon.alerts.tally import Candidate, Decision, Rule
 from pam_daemon.alerts.watch import Watch, missed_by
+from pam_daemon.analysis.stream import Analysis, Stream
 from pam_daemon.clock import Clock, rfc3339
 from pam_daemon.journal import Journal
 from pam_daemon.records import STATION_WIDE, AlertStatus, Detection, Record
-from pam_daemon.stream import Analysis, Stream
 
 _PATIENCE_S = 3600.0  # of a live station, with UTC that is set back
 

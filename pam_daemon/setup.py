@@ -8,13 +8,13 @@ from pathlib import Path
 
 from pam_daemon.alerts.rules import resolve
 from pam_daemon.alerts.tally import Rule
+from pam_daemon.analysis.detect import Threshold
+from pam_daemon.analysis.model import Model, shipped_model
+from pam_daemon.analysis.stream import Analysis
 from pam_daemon.clock import Clock
 from pam_daemon.config import Config, ModelChoice
-from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError
-from pam_daemon.model import Model, shipped_model
 from pam_daemon.records import Mode, Position
-from pam_daemon.stream import Analysis
 
 
 @dataclass(frozen=True, slots=True)

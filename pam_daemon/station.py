@@ -17,6 +17,10 @@ from types import TracebackType
 import structlog
 
 from pam_daemon.alerts.rules import resolve
+from pam_daemon.analysis.overload import Overload
+from pam_daemon.analysis.stream import Stream, Tap
+from pam_daemon.capture.ring import Ring
+from pam_daemon.capture.sources import Source
 from pam_daemon.chores import Chore
 from pam_daemon.clock import rfc3339
 from pam_daemon.config import Config
@@ -25,17 +29,13 @@ from pam_daemon.crew import Crew
 from pam_daemon.journal import Bell, Gong, Journal
 from pam_daemon.journal.held import RETRY_EVERY_S, Held
 from pam_daemon.journal.retention import Retention
-from pam_daemon.keys import StationKeys, station_keys
 from pam_daemon.lookout import Lookout
-from pam_daemon.overload import Overload
-from pam_daemon.publish import Publisher
 from pam_daemon.records import STATION_WIDE, BridgeStatus, Event, Record, Status, Wire, record_id
-from pam_daemon.ring import Ring
 from pam_daemon.settings import changes
 from pam_daemon.setup import Setup, settle_threshold
-from pam_daemon.sources import Source
 from pam_daemon.stages import Stages
-from pam_daemon.stream import Stream, Tap
+from pam_daemon.wire.keys import StationKeys, station_keys
+from pam_daemon.wire.publish import Publisher
 from pam_daemon.worker import Worker
 
 RELOADED = {  # keys that SIGHUP takes on

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from pam_daemon.analysis.model import Model
+from pam_daemon.analysis.stream import Stream, Timing
+from pam_daemon.capture.ring import FloatArray
 from pam_daemon.chores import Chore, Rota
 from pam_daemon.clock import NS_PER_S, Clock
-from pam_daemon.model import Model
 from pam_daemon.records import Record
-from pam_daemon.ring import FloatArray
-from pam_daemon.stream import Stream, Timing
 
 _IDLE_S = 0.5  # the longest sleep between two looks at the rings
 _FORGET_AFTER_S = 60.0  # of stream time: the real-time factor is that of the last minute or two

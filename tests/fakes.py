@@ -14,10 +14,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from pam_daemon.capture.sources import Audio, Missing
 from pam_daemon.card import Card, Features, Golden, Training
 from pam_daemon.clock import NS_PER_S, Sync
 from pam_daemon.records import Event, Kind, Record, record_id
-from pam_daemon.sources import Audio, Missing
 
 TOY_RATE_HZ = 2000
 TOY_WINDOW = 4000

@@ -15,10 +15,10 @@ import pytest
 from fakes import FakeClock
 
 from pam_daemon.journal import Bell, Journal
-from pam_daemon.keys import StationKeys
-from pam_daemon.publish import Publisher
 from pam_daemon.records import STATION_WIDE, ModelName, Record, Status, Wire
 from pam_daemon.subscribe import Subscriber
+from pam_daemon.wire.keys import StationKeys
+from pam_daemon.wire.publish import Publisher
 
 PATIENCE_MS = 60_000
 ANY_PORT = "tcp://127.0.0.1:*"

@@ -18,7 +18,7 @@ from house import heartbeat
 
 from pam_daemon.clock import SystemClock
 from pam_daemon.journal import Bell, Journal
-from pam_daemon.publish import Publisher
+from pam_daemon.wire.publish import Publisher
 
 PACE_S = 0.002
 

@@ -8,8 +8,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pam_daemon.sources import Audio, Missing
-from pam_daemon.sources.file import Recording, recordings
+from pam_daemon.capture.sources import Audio, Missing
+from pam_daemon.capture.sources.file import Recording, recordings
 
 RATE_HZ = 2000
 Samples = NDArray[np.float32]

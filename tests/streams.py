@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from fakes import BEGAN_UTC_NS, TOY_RATE_HZ, TOY_WINDOW, FakeClock
 
+from pam_daemon.analysis.detect import Threshold
+from pam_daemon.analysis.reports import Origin
+from pam_daemon.analysis.stream import Analysis, Stream, Timing
+from pam_daemon.capture.ring import FloatArray
 from pam_daemon.clock import SampleClock
 from pam_daemon.config import Flood
-from pam_daemon.detect import Threshold
 from pam_daemon.records import Mode, ModelName, Record, Wire
-from pam_daemon.reports import Origin
-from pam_daemon.ring import FloatArray
-from pam_daemon.stream import Analysis, Stream, Timing
 
 MODEL = ModelName("toy", "0" * 64)
 KEY = "f" * 64

@@ -20,20 +20,20 @@ from fakes import toy_model
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pam_daemon.analysis.detect import Threshold
+from pam_daemon.analysis.stream import Analysis
+from pam_daemon.analysis.windows import Place
+from pam_daemon.capture.ring import FloatArray
+from pam_daemon.capture.sources.file import Recording, SoundFile
 from pam_daemon.config import Flood
-from pam_daemon.detect import Threshold
 from pam_daemon.errors import ConfigError, SourceError
 from pam_daemon.records import ModelName
-from pam_daemon.ring import FloatArray
 from pam_daemon.settings import commented_yaml, load_config
-from pam_daemon.sources.file import Recording, SoundFile
-from pam_daemon.stream import Analysis
 from pam_daemon.tools.calibrate import calibrate, false_at
 from pam_daemon.tools.evaluate.figures import poisson_upper
 from pam_daemon.tools.evaluate.recordings import Channel
 from pam_daemon.tools.site import set_values, with_values
 from pam_daemon.tools.tables import Selection, write_raven
-from pam_daemon.windows import Place
 
 PAMD = [sys.executable, "-m", "pam_daemon"]
 RATE_HZ = 2000

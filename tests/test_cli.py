@@ -20,11 +20,11 @@ import pytest
 import soundfile
 from fakes import toy_model
 
+from pam_daemon.analysis.model import Model
+from pam_daemon.capture.ring import FloatArray
 from pam_daemon.card import Golden
 from pam_daemon.journal import Journal
-from pam_daemon.model import Model
 from pam_daemon.records import Wire
-from pam_daemon.ring import FloatArray
 
 PAMD = [sys.executable, "-m", "pam_daemon"]
 ANY_PORT = "tcp://127.0.0.1:*"

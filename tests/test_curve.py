@@ -22,12 +22,12 @@ from house import ANY_PORT, PATIENCE_MS, House, numbers, publisher, take
 from live import PATIENCE_S, Station
 from zmq.utils.monitor import recv_monitor_message
 
-from pam_daemon import curve
-from pam_daemon.curve import Door
 from pam_daemon.errors import EndpointError, KeyFileError
 from pam_daemon.journal import Bell
-from pam_daemon.keys import KeyPair, StationKeys, allow, new_pair, revoke, station_keys
 from pam_daemon.subscribe import Subscriber
+from pam_daemon.wire import curve
+from pam_daemon.wire.curve import Door
+from pam_daemon.wire.keys import KeyPair, StationKeys, allow, new_pair, revoke, station_keys
 
 PAMD = [sys.executable, "-m", "pam_daemon"]
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pam_daemon.detect import Call, Detector, Threshold
-from pam_daemon.windows import Place
+from pam_daemon.analysis.detect import Call, Detector, Threshold
+from pam_daemon.analysis.windows import Place
 
 HALF_WINDOW = 2000
 

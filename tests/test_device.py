@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sound import DEVICE, SoundServer, hydrophone_fixture  # noqa: F401 - pytest finds the fixture by its import
 
+from pam_daemon.capture.sources import Audio, Missing
+from pam_daemon.capture.sources.capture import Pace, capture
+from pam_daemon.capture.sources.child import Lost, split
+from pam_daemon.capture.sources.child import write as write_message
+from pam_daemon.capture.sources.device import Device, DeviceInfo, choose_device
 from pam_daemon.errors import SourceError
-from pam_daemon.sources import Audio, Missing
-from pam_daemon.sources.capture import Pace, capture
-from pam_daemon.sources.child import Lost, split
-from pam_daemon.sources.child import write as write_message
-from pam_daemon.sources.device import Device, DeviceInfo, choose_device
 
 RATE_HZ = 1000
 
@@ -268,7 +268,7 @@ def test_a_missing_library_is_one_line_and_only_when_needed(hidden: str, remedy:
         f"{hidden}\n"
         "import sys\n"
         "from pam_daemon.errors import DependencyError\n"
-        "from pam_daemon.sources.device import list_devices\n"
+        "from pam_daemon.capture.sources.device import list_devices\n"
         "assert sys.modules.get('sounddevice') is None\n"
         "try: list_devices()\n"
         "except DependencyError as error: print(error)\n"
@@ -280,7 +280,7 @@ def test_a_missing_library_is_one_line_and_only_when_needed(hidden: str, remedy:
 
 LIST = """
 import dataclasses, json
-from pam_daemon.sources.device import find_device, list_devices
+from pam_daemon.capture.sources.device import find_device, list_devices
 print(json.dumps([dataclasses.asdict(device) for device in list_devices()]))
 find_device("HYDROphone")
 """
@@ -289,8 +289,8 @@ RECORD = """
 import json, sys, threading, time
 import numpy as np
 from pam_daemon.errors import SourceError
-from pam_daemon.sources import Audio
-from pam_daemon.sources.device import Device, find_device
+from pam_daemon.capture.sources import Audio
+from pam_daemon.capture.sources.device import Device, find_device
 
 out, seconds, rate_hz, channels = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]) or None, int(sys.argv[4])
 stop = threading.Event()
@@ -396,8 +396,8 @@ def test_without_a_rate_the_native_one_is_taken(hydrophone: SoundServer, tmp_pat
 REFUSED = """
 import sys
 import threading
-from pam_daemon.sources import Outage
-from pam_daemon.sources.device import Device, find_device
+from pam_daemon.capture.sources import Outage
+from pam_daemon.capture.sources.device import Device, find_device
 try:
     with Device(find_device("hydrophone"), threading.Event(), sample_rate_hz=int(sys.argv[1])):
         print("opened")

@@ -27,10 +27,10 @@ from sound import DEVICE, RATE_HZ, SoundServer, sound_server
 
 from pam_daemon.clock import Sync
 from pam_daemon.control import Control
-from pam_daemon.keys import allow, new_pair
 from pam_daemon.tools.doctor.machine import check_clock, check_systemd
 from pam_daemon.tools.doctor.sound import judge_level
 from pam_daemon.tools.doctor.sounding import mains_hum, true_rate
+from pam_daemon.wire.keys import allow, new_pair
 
 PAMD = [sys.executable, "-m", "pam_daemon"]
 EXIT_CODES = {"ok": 0, "warning": 3, "failure": 1}

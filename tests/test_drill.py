@@ -31,14 +31,14 @@ from servers import Broker, Web, await_true, free_port
 from sound import DEVICE
 from test_run import compared
 
+from pam_daemon.analysis.model import shipped_model
+from pam_daemon.capture.sources import Audio
+from pam_daemon.capture.sources.player import Player
 from pam_daemon.clock import SystemClock
 from pam_daemon.config import Filter, Mqtt, Webhook
 from pam_daemon.drill import SimulatedSea
 from pam_daemon.journal import Journal
-from pam_daemon.model import shipped_model
 from pam_daemon.records import Wire, record_id
-from pam_daemon.sources import Audio
-from pam_daemon.sources.player import Player
 from pam_daemon.tools.simulate import Sea
 
 RATE_HZ = 2000

@@ -17,8 +17,8 @@ from clips import read_rows, write_table
 from evaluating import PAMD, figures, pamd
 from fakes import toy_model
 
-from pam_daemon.model import Model
-from pam_daemon.ring import FloatArray
+from pam_daemon.analysis.model import Model
+from pam_daemon.capture.ring import FloatArray
 
 RATE_HZ = 2000
 LOUD, QUIET = 0.06, 0.01  # rms, as the toy model scores 0.99 and 0.14

@@ -19,14 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from pam_daemon.detect import Detector, Threshold
+from pam_daemon.analysis.detect import Detector, Threshold
+from pam_daemon.analysis.windows import Place
+from pam_daemon.capture.ring import FloatArray
+from pam_daemon.capture.sources.file import find_files, recordings
 from pam_daemon.errors import PamdError
-from pam_daemon.ring import FloatArray
-from pam_daemon.sources.file import find_files, recordings
 from pam_daemon.tools.evaluate import Detected, match
 from pam_daemon.tools.evaluate.recordings import THRESHOLDS, Point, read_marks, table_of_points
 from pam_daemon.tools.tables import Selection, read_raven, write_raven
-from pam_daemon.windows import Place
 
 RATE_HZ = 8000
 

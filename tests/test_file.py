@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from soundfiles import RATE_HZ, collect, cut, noise, only, write
 
+from pam_daemon.capture.sources import Audio, Missing
+from pam_daemon.capture.sources.file import recordings
 from pam_daemon.errors import SourceError
-from pam_daemon.sources import Audio, Missing
-from pam_daemon.sources.file import recordings
 
 KINDS = {
     "a.aiff": {"subtype": "PCM_16"},

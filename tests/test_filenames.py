@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pam_daemon.sources.filenames import start_of
+from pam_daemon.capture.sources.filenames import start_of
 
 EXAMPLES = [
     # name, recorder, UTC, whether UTC had to be assumed

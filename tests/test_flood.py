@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_daemon.flood import FloodGuard
+from pam_daemon.analysis.flood import FloodGuard
 
 
 @given(st.lists(st.integers(1, 60), max_size=60), st.integers(0, 5), st.integers(1, 100))

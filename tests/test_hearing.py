@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pam_daemon.hearing import Hearing
+from pam_daemon.capture.hearing import Hearing
 from pam_daemon.records import Event
 
 RATE_HZ = 2000

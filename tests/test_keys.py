@@ -14,7 +14,7 @@ import zmq
 from zmq.auth import load_certificate
 
 from pam_daemon.errors import KeyFileError
-from pam_daemon.keys import allow, new_pair, public_key, read_pair, read_subscribers, revoke, station_keys
+from pam_daemon.wire.keys import allow, new_pair, public_key, read_pair, read_subscribers, revoke, station_keys
 
 KEYS = [sys.executable, "-m", "pam_daemon", "keys"]
 

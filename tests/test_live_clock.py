@@ -10,8 +10,8 @@ from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pam_daemon.capture.live_clock import LiveClock
 from pam_daemon.clock import NS_PER_S
-from pam_daemon.live_clock import LiveClock
 from pam_daemon.records import Event
 
 RATE_HZ = 48_000

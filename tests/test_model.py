@@ -20,10 +20,10 @@ import pytest
 from fakes import TOY_WINDOW, toy_model, wrong_alone
 from onnx import TensorProto, helper, numpy_helper
 
+from pam_daemon.analysis.model import Model
+from pam_daemon.capture.ring import FloatArray
 from pam_daemon.card import METADATA_KEY, Golden, read_card
 from pam_daemon.errors import ModelError
-from pam_daemon.model import Model
-from pam_daemon.ring import FloatArray
 
 
 def refusal(path: Path, **options: Any) -> str:
@@ -63,7 +63,10 @@ def test_onnxruntime_reports_nothing_to_its_maker(toy: Path, tmp_path: Path) -> 
         )
         return [path for path in home.rglob("*") if path.is_file()]
 
-    assert left(f"from pathlib import Path; from pam_daemon.model import Model; Model(Path({str(toy)!r}), 'cpu')") == []
+    assert (
+        left(f"from pathlib import Path; from pam_daemon.analysis.model import Model; Model(Path({str(toy)!r}), 'cpu')")
+        == []
+    )
     assert left("import onnxruntime") != []
 
 

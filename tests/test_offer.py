@@ -24,8 +24,8 @@ from export.onnx import score
 from export.ship import card_of
 from export.train import train
 from export.variants import PRECISIONS, Precision, Trained, Variant
+from pam_daemon.analysis.model import Model
 from pam_daemon.errors import ConfigError, ModelError
-from pam_daemon.model import Model
 
 pytestmark = pytest.mark.xdist_group("offer")  # what one test exports, others use
 

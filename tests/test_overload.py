@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pam_daemon.overload import Overload
+from pam_daemon.analysis.overload import Overload
 
 
 def judged(overload: Overload, lags_s: list[float]) -> list[tuple[int, str, int]]:

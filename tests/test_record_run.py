@@ -19,8 +19,8 @@ from live import (
 from sound import DEVICE, RATE_HZ, SoundServer
 from test_recorder import small_disk
 
+from pam_daemon.capture.sources.filenames import start_of
 from pam_daemon.clock import NS_PER_S, utc_ns_of
-from pam_daemon.sources.filenames import start_of
 
 HOP_S = 0.5
 MARGIN = 2 * RATE_HZ

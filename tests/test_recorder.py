@@ -18,6 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import NOW, analysis, loudness
 
+from pam_daemon.analysis.reports import Origin
+from pam_daemon.analysis.stream import Stream
+from pam_daemon.capture.ring import FloatArray, Ring
+from pam_daemon.capture.sources.file import find_files, recordings
+from pam_daemon.capture.sources.filenames import start_of
 from pam_daemon.clock import NS_PER_S, SampleClock, utc_ns_of
 from pam_daemon.config import Record
 from pam_daemon.errors import ConfigError, RecordError
@@ -25,11 +30,6 @@ from pam_daemon.outlets.flac import file_name
 from pam_daemon.outlets.recorder import Recorder, next_file
 from pam_daemon.records import Detection, Event
 from pam_daemon.records import Record as WireRecord
-from pam_daemon.reports import Origin
-from pam_daemon.ring import FloatArray, Ring
-from pam_daemon.sources.file import find_files, recordings
-from pam_daemon.sources.filenames import start_of
-from pam_daemon.stream import Stream
 
 GB = 1_000_000_000
 NO_QUOTA = {"min_free_gb": 0.0}

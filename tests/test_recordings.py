@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from soundfiles import RATE_HZ, Samples, collect, cut, noise, only, write
 
+from pam_daemon.capture.sources import Audio, Missing
+from pam_daemon.capture.sources.file import find_files, recordings
 from pam_daemon.errors import SourceError
-from pam_daemon.sources import Audio, Missing
-from pam_daemon.sources.file import find_files, recordings
 
 
 def named(directory: Path, start: datetime, samples: Samples, rate_hz: int = RATE_HZ) -> Path:

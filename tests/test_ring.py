@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pam_daemon.ring import FloatArray, Heard, Ring, Unheard
+from pam_daemon.capture.ring import FloatArray, Heard, Ring, Unheard
 
 
 def ramp(start: int, count: int) -> FloatArray:

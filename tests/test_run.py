@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy.signal import correlate
 from sound import DEVICE, RATE_HZ, SoundServer, hydrophone_fixture  # noqa: F401 - pytest finds the fixture by its import
 
+from pam_daemon.analysis.model import Model, shipped_model
 from pam_daemon.journal import Journal
-from pam_daemon.model import Model, shipped_model
 from pam_daemon.records import Wire
 from pam_daemon.tools.tables import read_raven
 

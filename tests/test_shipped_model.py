@@ -13,8 +13,8 @@ import soundfile
 from bench.invariance import SHIFTS_S, flips_by_gain, recall_by_shift, select_clips
 from clips import REPOSITORY
 
+from pam_daemon.analysis.model import Model
 from pam_daemon.card import GOLDEN_TOLERANCE, Card, read_card
-from pam_daemon.model import Model
 
 MODEL = REPOSITORY / "pam_daemon" / "models" / "narw.onnx"
 Audio = npt.NDArray[np.float32]

@@ -15,12 +15,12 @@ from export import store
 from export.dataset import Split, load, record
 from export.sound import cut, read_clip
 from export.sources import find, recognise
+from pam_daemon.analysis.windows import Grid, Window, Windower
+from pam_daemon.capture.ring import Heard
 from pam_daemon.errors import ConfigError, PamdError, SourceError, TableError
-from pam_daemon.ring import Heard
 from pam_daemon.tools.simulate import ambient_noise, simulate
 from pam_daemon.tools.sounds import upcall
 from pam_daemon.tools.tables import Selection, write_raven
-from pam_daemon.windows import Grid, Window, Windower
 
 RATE_HZ = 2000
 SMALL = ("training.batch_size=4", "dataset.validation_strategy=blocks", "dataset.validation_size=0.5")

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import Bench, analysis, file_origin, noise
 
+from pam_daemon.analysis.model import Model
+from pam_daemon.analysis.stream import Stream
+from pam_daemon.capture.ring import Ring
+from pam_daemon.capture.sources import Audio, Missing
 from pam_daemon.clock import SampleClock
 from pam_daemon.fill import fill
-from pam_daemon.model import Model
 from pam_daemon.records import Record, Wire
-from pam_daemon.ring import Ring
-from pam_daemon.sources import Audio, Missing
-from pam_daemon.stream import Stream
 from pam_daemon.worker import Worker
 
 RATES_HZ = [2000, 8000, 44100, 48000]

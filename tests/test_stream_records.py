@@ -10,15 +10,15 @@ import pytest
 from fakes import BEGAN_UTC_NS, FakeClock, FakeSource
 from streams import KEY, NOW, Bench, analysis, file_origin, loudness
 
+from pam_daemon.analysis.reports import Origin
+from pam_daemon.analysis.stream import Stream, Timing
+from pam_daemon.capture.live_clock import LiveClock
+from pam_daemon.capture.ring import FloatArray, Ring
+from pam_daemon.capture.sources import Audio
 from pam_daemon.clock import NS_PER_S, SampleClock, parse_rfc3339
 from pam_daemon.config import Flood
 from pam_daemon.fill import fill
-from pam_daemon.live_clock import LiveClock
 from pam_daemon.records import Mode, Record, record_id
-from pam_daemon.reports import Origin
-from pam_daemon.ring import FloatArray, Ring
-from pam_daemon.sources import Audio
-from pam_daemon.stream import Stream, Timing
 
 
 def run_one(samples: FloatArray, rate_hz: int, *, hop: int = 1000, mode: Mode = "replay") -> list[Record]:

@@ -11,8 +11,8 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pam_daemon.ring import FloatArray, Heard, Unheard
-from pam_daemon.windows import Grid, Item, SegmentEnd, Window, Windower
+from pam_daemon.analysis.windows import Grid, Item, SegmentEnd, Window, Windower
+from pam_daemon.capture.ring import FloatArray, Heard, Unheard
 
 RATES_HZ = [2000, 8000, 44100, 48000]
 WINDOW = 4000

@@ -13,7 +13,7 @@ from house import heartbeat
 
 from pam_daemon.clock import SystemClock
 from pam_daemon.journal import Bell, Journal
-from pam_daemon.publish import Publisher
+from pam_daemon.wire.publish import Publisher
 
 
 def main(endpoint: str, path: Path) -> None:

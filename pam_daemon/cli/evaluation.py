@@ -13,8 +13,8 @@ from pam_daemon.cli.options import PATH, Told, evaluation_options, threshold_opt
 from pam_daemon.clock import SystemClock
 
 if TYPE_CHECKING:
+    from pam_daemon.capture.sources.file import Recording
     from pam_daemon.setup import Setup
-    from pam_daemon.sources.file import Recording
     from pam_daemon.tools.evaluate.recordings import Channel
 
 
@@ -118,7 +118,7 @@ def calibrate(told: Told, as_json: bool, recordings: tuple[str, ...], budget: fl
 
 
 def _recordings(setup: Setup, patterns: tuple[str, ...]) -> list[Recording]:
-    from pam_daemon.sources.file import find_files, recordings
+    from pam_daemon.capture.sources.file import find_files, recordings
 
     return recordings(find_files(patterns), min_rate_hz=setup.model.card.sample_rate_hz)
 

@@ -26,7 +26,7 @@ def keys_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @keys_option
 def new(name: str, directory: Path | None) -> None:
     """Make the key pair of a station or a subscriber; its public key goes to stdout."""
-    from pam_daemon.keys import allow_command, default_directory, new_pair
+    from pam_daemon.wire.keys import allow_command, default_directory, new_pair
 
     place = directory or default_directory()
     pair = new_pair(place, name)
@@ -41,7 +41,7 @@ def new(name: str, directory: Path | None) -> None:
 @keys_option
 def allow(name: str, public_key: str, directory: Path | None) -> None:
     """Let the subscriber NAME in, whose PUBLIC_KEY is given as such or as a file with it."""
-    from pam_daemon import keys as files
+    from pam_daemon.wire import keys as files
 
     files.allow(directory or files.default_directory(), name, files.public_key(public_key))
     click.echo(f"{name}: allowed, from the station's next start or reload", err=True)
@@ -52,7 +52,7 @@ def allow(name: str, public_key: str, directory: Path | None) -> None:
 @keys_option
 def revoke(name: str, directory: Path | None) -> None:
     """Let the subscriber NAME in no more."""
-    from pam_daemon import keys as files
+    from pam_daemon.wire import keys as files
 
     files.revoke(directory or files.default_directory(), name)
     click.echo(f"{name}: revoked; a reload of the station (SIGHUP) ends its connections", err=True)
@@ -62,7 +62,7 @@ def revoke(name: str, directory: Path | None) -> None:
 @keys_option
 def list_keys(directory: Path | None) -> None:
     """List the public keys: one's own, and those that are allowed."""
-    from pam_daemon.keys import default_directory, own_pairs, read_subscribers
+    from pam_daemon.wire.keys import default_directory, own_pairs, read_subscribers
 
     place = directory or default_directory()
     for name, pair in own_pairs(place).items():

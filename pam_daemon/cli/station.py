@@ -64,9 +64,9 @@ def replay(
     told: Told, files: tuple[str, ...], start: str | None, speed: str, raven: Path | None, linger_s: float
 ) -> None:
     """Analyse recordings: FILE, DIR or GLOB. Records go to stdout, one JSON object a line, unless it is a terminal."""
+    from pam_daemon.capture.sources.file import find_files, recordings
     from pam_daemon.daemon import replay as replay_recordings
     from pam_daemon.setup import set_up
-    from pam_daemon.sources.file import find_files, recordings
     from pam_daemon.station import Station
     from pam_daemon.tools import console
 

@@ -16,7 +16,7 @@ from pam_daemon.settings import commented_yaml
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def devices(as_json: bool) -> None:
     """List what can be captured from, with the names that --device takes."""
-    from pam_daemon.sources.device import list_devices
+    from pam_daemon.capture.sources.device import list_devices
 
     for device in list_devices():
         line = f"{device.full_name}\t{device.channels} channels\t{device.sample_rate_hz} Hz"
@@ -34,7 +34,7 @@ def config() -> None:
 @click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 def model(file: Path | None, provider: Provider) -> None:
     """Print a model's card (the shipped one's without FILE) and run its golden self-test."""
-    from pam_daemon.model import Model, shipped_model
+    from pam_daemon.analysis.model import Model, shipped_model
     from pam_daemon.tools.console import card_lines
 
     for line in card_lines(Model(file or shipped_model(), provider)):
@@ -62,7 +62,7 @@ def simulate(path: Path, minutes: float, calls: int, seed: int) -> None:
 @click.option("--channel", type=int, default=1, show_default=True)
 def picture(clip: Path, out: Path | None, model: Path | None, channel: int) -> None:
     """Draw the spectrogram of a clip, or of any recording."""
-    from pam_daemon.model import Model, shipped_model
+    from pam_daemon.analysis.model import Model, shipped_model
     from pam_daemon.tools.picture import draw_clip
 
     features = Model(model or shipped_model(), "cpu").card.features

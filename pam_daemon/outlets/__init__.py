@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import structlog
 
+from pam_daemon.analysis.stream import Stream
 from pam_daemon.records import Event
-from pam_daemon.stream import Stream
 
 log = structlog.get_logger()
 

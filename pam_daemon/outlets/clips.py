@@ -6,11 +6,11 @@ import queue
 from dataclasses import dataclass
 from pathlib import Path
 
+from pam_daemon.analysis.stream import Stream
 from pam_daemon.errors import RecordError
 from pam_daemon.outlets import captured_utc_ns, tell
 from pam_daemon.outlets.flac import FlacFile, file_name
 from pam_daemon.records import Event
-from pam_daemon.stream import Stream
 
 DIRECTORY = "clips"  # in the recorder's
 _WAITING = 256  # that are ordered and not written, at most

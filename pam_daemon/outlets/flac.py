@@ -9,10 +9,10 @@ from pathlib import Path
 import soundfile
 import structlog
 
+from pam_daemon.capture.ring import FloatArray
+from pam_daemon.capture.sources.file import recordings
 from pam_daemon.clock import rfc3339
 from pam_daemon.errors import RecordError, SourceError
-from pam_daemon.ring import FloatArray
-from pam_daemon.sources.file import recordings
 
 PART = ".part"
 _LENGTH_AT = 21

@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import structlog
 
+from pam_daemon.analysis.stream import Stream
+from pam_daemon.capture.ring import Heard, Unheard
+from pam_daemon.capture.sources.filenames import start_of
 from pam_daemon.clock import NS_PER_S, Clock, utc_ns_of
 from pam_daemon.config import Record
 from pam_daemon.errors import ConfigError, RecordError
@@ -18,9 +21,6 @@ from pam_daemon.outlets import captured_utc_ns, clips, flac, tell
 from pam_daemon.outlets.flac import FlacFile, file_name
 from pam_daemon.outlets.quota import Quota
 from pam_daemon.records import Event, RecorderStatus, Severity
-from pam_daemon.ring import Heard, Unheard
-from pam_daemon.sources.filenames import start_of
-from pam_daemon.stream import Stream
 
 _EVERY_S = 0.5
 _BLOCK_S = 10.0  # of sound, at most, between two looks at the disk

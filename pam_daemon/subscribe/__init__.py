@@ -11,13 +11,13 @@ import msgspec
 import zmq
 
 from pam_daemon.clock import NS_PER_S, Clock, SystemClock
-from pam_daemon.curve import Handshakes, present
 from pam_daemon.errors import EndpointError, KeyFileError
-from pam_daemon.keys import public_key, read_pair
-from pam_daemon.publish import recovery_port, with_port
 from pam_daemon.records import Seq, Wire, read_record
-from pam_daemon.sockets import end, open_context
 from pam_daemon.subscribe.place import Place, PlaceFile
+from pam_daemon.wire.curve import Handshakes, present
+from pam_daemon.wire.keys import public_key, read_pair
+from pam_daemon.wire.publish import recovery_port, with_port
+from pam_daemon.wire.sockets import end, open_context
 
 _HIGH_WATER_MARK = 10_000  # messages that wait for us here; the rest waits in the journal
 _ANSWER_S = 5.0

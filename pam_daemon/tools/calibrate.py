@@ -15,14 +15,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pam_daemon.analysis.model import shipped_model
+from pam_daemon.analysis.stream import Analysis
+from pam_daemon.capture.sources.file import Recording
 from pam_daemon.config import ModelChoice
 from pam_daemon.errors import ConfigError, SourceError, TableError
-from pam_daemon.model import shipped_model
 from pam_daemon.records import Wire
 from pam_daemon.settings import load_config
 from pam_daemon.setup import Setup
-from pam_daemon.sources.file import Recording
-from pam_daemon.stream import Analysis
 from pam_daemon.tools.evaluate.figures import poisson_upper
 from pam_daemon.tools.evaluate.recordings import Channel, detections, notes
 from pam_daemon.tools.site import set_values, with_values

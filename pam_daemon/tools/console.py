@@ -18,10 +18,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
+from pam_daemon.analysis.model import Model
+from pam_daemon.capture.sources.file import Recording
 from pam_daemon.errors import EndpointError, PamdError, TableError
-from pam_daemon.model import Model
 from pam_daemon.records import Wire
-from pam_daemon.sources.file import Recording
 from pam_daemon.tools.doctor.case import VERDICTS, Result, Verdict
 from pam_daemon.tools.tables import Selection, write_raven
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from pam_daemon.capture.sources.filenames import start_of
 from pam_daemon.errors import SourceError
-from pam_daemon.sources.filenames import start_of
 from pam_daemon.tools.evaluate import Detected, Matching, match
 from pam_daemon.tools.tables import Selection
 

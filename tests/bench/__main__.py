@@ -21,8 +21,8 @@ import training
 import wire
 from common import Bench
 
+from pam_daemon.analysis.model import Model, shipped_model
 from pam_daemon.errors import ModelError
-from pam_daemon.model import Model, shipped_model
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "throughput": throughput.measure,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from pam_daemon.model import Model
+from pam_daemon.analysis.model import Model
 from pam_daemon.tools.simulate import Sea
 from pam_daemon.tools.tables import Selection
 

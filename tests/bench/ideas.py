@@ -26,12 +26,12 @@ import yaml
 
 from export import dataset, evaluate, sound, table
 from export.config import TrainConfig, load
-from pam_daemon.detect import Detector, Threshold
-from pam_daemon.model import Model
-from pam_daemon.ring import Heard
+from pam_daemon.analysis.detect import Detector, Threshold
+from pam_daemon.analysis.model import Model
+from pam_daemon.analysis.windows import Grid, Place, Window, Windower
+from pam_daemon.capture.ring import Heard
 from pam_daemon.tools.evaluate import Detected, match
 from pam_daemon.tools.simulate import Sea
-from pam_daemon.windows import Grid, Place, Window, Windower
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SELECT_RECORDINGS = (

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import soundfile
 
 from export import augment, dataset
-from pam_daemon.model import Model, shipped_model
+from pam_daemon.analysis.model import Model, shipped_model
 from pam_daemon.tools import sounds
 from pam_daemon.tools.evaluate.clips import Clips, find_clips, load
 

@@ -19,7 +19,7 @@ import ideas
 import numpy as np
 import soundfile
 
-from pam_daemon.model import Model
+from pam_daemon.analysis.model import Model
 from pam_daemon.tools.evaluate import match
 from pam_daemon.tools.tables import read_raven
 

@@ -13,12 +13,12 @@ import onnxruntime
 import soundfile
 from common import Bench, sea, spread, write_sound
 
+from pam_daemon.capture.sources.file import find_files, recordings
 from pam_daemon.clock import SystemClock
 from pam_daemon.daemon import replay
 from pam_daemon.records import Wire
 from pam_daemon.settings import load_config
 from pam_daemon.setup import Setup, set_up
-from pam_daemon.sources.file import find_files, recordings
 from pam_daemon.station import Station
 
 BATCHES = (1, 8, 32, 64)

@@ -21,9 +21,9 @@ from latency import free_port
 
 from pam_daemon.clock import SystemClock
 from pam_daemon.journal import Bell, Journal
-from pam_daemon.publish import Publisher
 from pam_daemon.records import Detection, Latency, ModelName, Record, Wire
 from pam_daemon.subscribe import Subscriber
+from pam_daemon.wire.publish import Publisher
 
 BURST, BATCHES = 6_400, (1, 8, 64)  # records, and so many a commit: what a worker's round finds
 PACED, PACE_S = 1000, 0.01

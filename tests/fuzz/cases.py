@@ -14,8 +14,8 @@ from fuzz.mutations import mutated, mutated_protobuf, mutated_tree, odd_values
 from hypothesis import strategies as st
 from test_filenames import EXAMPLES
 
-from pam_daemon.sources.child import Block, Failed, Lost, Opened
-from pam_daemon.sources.file import SUFFIXES
+from pam_daemon.capture.sources.child import Block, Failed, Lost, Opened
+from pam_daemon.capture.sources.file import SUFFIXES
 
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 _YAML_WORDS = [

@@ -19,9 +19,9 @@ import soundfile
 from fakes import event, toy_model
 from onnx import TensorProto, helper, numpy_helper
 
+from pam_daemon.analysis.model import Model, shipped_model
 from pam_daemon.card import Card, Golden
 from pam_daemon.journal import Journal
-from pam_daemon.model import Model, shipped_model
 from pam_daemon.records import Detection, Effort, Gap, Latency, ModelName, Record, Wire
 from pam_daemon.tools.tables import Selection, write_raven
 

@@ -25,19 +25,19 @@ from fuzz.examples import sound_file
 from house import House, heartbeat
 
 from export import config as train_config
+from pam_daemon.analysis.model import Model
+from pam_daemon.capture.sources.child import split
+from pam_daemon.capture.sources.file import find_files, recordings
+from pam_daemon.capture.sources.filenames import start_of
 from pam_daemon.clock import SystemClock
 from pam_daemon.config import Config
 from pam_daemon.control import ask
 from pam_daemon.daemon import replay
 from pam_daemon.errors import PamdError
 from pam_daemon.journal import Journal
-from pam_daemon.model import Model
 from pam_daemon.records import Wire
 from pam_daemon.settings import load_config
 from pam_daemon.setup import set_up
-from pam_daemon.sources.child import split
-from pam_daemon.sources.file import find_files, recordings
-from pam_daemon.sources.filenames import start_of
 from pam_daemon.station import Station
 from pam_daemon.subscribe import Subscriber
 from pam_daemon.tools import console

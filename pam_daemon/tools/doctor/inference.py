@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pam_daemon.analysis.model import Model, has_nvidia_device, shipped_model
 from pam_daemon.card import GOLDEN_TOLERANCE
-from pam_daemon.model import Model, has_nvidia_device, shipped_model
 from pam_daemon.setup import Setup, set_up
 from pam_daemon.tools.doctor.case import Case, Result, guarded
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pam_daemon.config import BridgeChoice
-from pam_daemon.keys import read_subscribers, secret_path, station_keys
 from pam_daemon.outlets.bridge import Undelivered
 from pam_daemon.outlets.bridges import outlet
 from pam_daemon.tools.doctor.case import Case, Result, guarded
+from pam_daemon.wire.keys import read_subscribers, secret_path, station_keys
 
 
 def check_keys(case: Case) -> Iterator[Result]:

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from pam_daemon.capture.hearing import TEXTS, Look
+from pam_daemon.capture.ring import FloatArray
+from pam_daemon.capture.sources import Missing, Outage
+from pam_daemon.capture.sources.device import DeviceInfo, choose_device
+from pam_daemon.capture.sources.hydrophone import NO_MESSAGE_S, Hydrophone
 from pam_daemon.clock import NS_PER_S
 from pam_daemon.config import Device
 from pam_daemon.control import ask, socket_path
 from pam_daemon.errors import DependencyError, EndpointError, PamdError, SourceError
-from pam_daemon.hearing import TEXTS, Look
-from pam_daemon.ring import FloatArray
-from pam_daemon.sources import Missing, Outage
-from pam_daemon.sources.device import DeviceInfo, choose_device
-from pam_daemon.sources.hydrophone import NO_MESSAGE_S, Hydrophone
 from pam_daemon.tools.doctor.case import Case, Result, guarded, refusal
 from pam_daemon.tools.doctor.sounding import mains_hum, true_rate
 
@@ -132,7 +132,7 @@ def _heard_by_daemon(station: str) -> set[str]:
 
 
 def judge_level(name: str, samples: FloatArray, floor_dbfs: float) -> Result:
-    """Of one channel's samples (n,), by the daemon's own measure (hearing.py) of all of them at once."""
+    """Of one channel's samples (n,), by the daemon's own measure (capture/hearing.py) of all of them at once."""
     if not np.isfinite(samples).all():
         return Result(
             "level", "failure", f"{name}: samples that are no numbers", "use another driver, or another device"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pam_daemon.ring import FloatArray
+from pam_daemon.capture.ring import FloatArray
 
 _MAINS_HZ = (50, 60)
 _HARMONICS = 6  # the sixth of a grid that is off by 0.1 Hz is still within _NEAR_HZ

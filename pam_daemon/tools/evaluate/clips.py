@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pam_daemon.analysis.model import Model
+from pam_daemon.analysis.windows import Grid, Window, Windower
+from pam_daemon.capture.ring import FloatArray, Heard
+from pam_daemon.capture.sources import Audio
+from pam_daemon.capture.sources.file import find_files, recordings
 from pam_daemon.errors import SourceError, TableError
-from pam_daemon.model import Model
-from pam_daemon.ring import FloatArray, Heard
-from pam_daemon.sources import Audio
-from pam_daemon.sources.file import find_files, recordings
 from pam_daemon.tools.evaluate.figures import Labels
-from pam_daemon.windows import Grid, Window, Windower
 
 TABLES = ("train.csv", "clips.csv")  # the challenge's, and what is known beyond it
 NAME, LABEL, SPLIT = "clip_name", "label", "split"

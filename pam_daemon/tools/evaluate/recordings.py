@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pam_daemon.detect import Detector, Threshold
+from pam_daemon.analysis.detect import Detector, Threshold
+from pam_daemon.analysis.stream import Analysis
+from pam_daemon.analysis.windows import Place, SegmentEnd, Window
+from pam_daemon.capture.ring import FloatArray
+from pam_daemon.capture.sources.file import SUFFIXES, Recording, SoundFile
 from pam_daemon.errors import SourceError, TableError
-from pam_daemon.ring import FloatArray
-from pam_daemon.sources.file import SUFFIXES, Recording, SoundFile
-from pam_daemon.stream import Analysis
 from pam_daemon.tools.evaluate.figures import Interval, poisson_interval, share_interval
 from pam_daemon.tools.evaluate.matching import Detected, Matching, match
 from pam_daemon.tools.tables import Selection, read_selections
-from pam_daemon.windows import Place, SegmentEnd, Window
 
 THRESHOLDS = (*(step / 100 for step in range(1, 99)), *(step / 1000 for step in range(981, 1000)))
 RATES_PER_HOUR = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # of false detections: the rows of the table of points

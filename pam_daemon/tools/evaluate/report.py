@@ -15,11 +15,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
+from pam_daemon.analysis.stream import Analysis
+from pam_daemon.capture.ring import FloatArray
+from pam_daemon.capture.sources.file import Recording
 from pam_daemon.errors import ConfigError
 from pam_daemon.records import Wire
-from pam_daemon.ring import FloatArray
-from pam_daemon.sources.file import Recording
-from pam_daemon.stream import Analysis
 from pam_daemon.tools.evaluate import figures
 from pam_daemon.tools.evaluate.clips import Clips
 from pam_daemon.tools.evaluate.figures import Interval

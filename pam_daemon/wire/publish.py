@@ -13,12 +13,12 @@ import msgspec
 import zmq
 
 from pam_daemon.clock import NS_PER_S, Clock
-from pam_daemon.curve import Door
 from pam_daemon.errors import EndpointError
 from pam_daemon.journal import Bell, Journal
-from pam_daemon.keys import StationKeys
 from pam_daemon.records import Record, Seq, Wire, topic
-from pam_daemon.sockets import end, open_context
+from pam_daemon.wire.curve import Door
+from pam_daemon.wire.keys import StationKeys
+from pam_daemon.wire.sockets import end, open_context
 
 _SEND_HIGH_WATER_MARK = 10_000  # messages a subscriber may lag behind before it has to recover
 _RECOVERY_HIGH_WATER_MARK = 8  # questions and replies that a subscriber may leave unread, of up to _BATCH records

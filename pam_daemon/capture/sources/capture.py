@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_daemon.sources import Audio, Missing, Outage
+from pam_daemon.capture.sources import Audio, Missing, Outage
 
 BLOCK_S = 0.1
 POLL_S = 0.02  # a hung or unplugged device blocks a read for ever, so the loop looks before it reads

@@ -13,10 +13,10 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from pam_daemon.capture.sources import Audio, Missing
+from pam_daemon.capture.sources.filenames import NamedStart, start_of
+from pam_daemon.capture.sources.headers import Mended, promise_of
 from pam_daemon.errors import SourceError
-from pam_daemon.sources import Audio, Missing
-from pam_daemon.sources.filenames import NamedStart, start_of
-from pam_daemon.sources.headers import Mended, promise_of
 
 HIGHEST_RATE_HZ = 1_000_000
 MEETING_TOLERANCE = timedelta(milliseconds=50)

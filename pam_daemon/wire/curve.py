@@ -13,8 +13,8 @@ from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
 from pam_daemon.errors import EndpointError
-from pam_daemon.keys import KeyPair, StationKeys
-from pam_daemon.sockets import end, open_context
+from pam_daemon.wire.keys import KeyPair, StationKeys
+from pam_daemon.wire.sockets import end, open_context
 
 _DOMAIN = b"pamd"
 _PROOF_TIMEOUT_S = 10.0

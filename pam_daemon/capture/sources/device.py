@@ -13,9 +13,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pam_daemon.capture.sources import Audio, Missing, Outage
+from pam_daemon.capture.sources.capture import Pace, StopEvent, capture
 from pam_daemon.errors import DependencyError, SourceError
-from pam_daemon.sources import Audio, Missing, Outage
-from pam_daemon.sources.capture import Pace, StopEvent, capture
 
 _OPEN_REASONS: dict[object, str] = {-9985: "busy", -9997: "wrong_rate"}  # paDeviceUnavailable, paInvalidSampleRate
 _ALSA_HARDWARE = re.compile(r"hw:(\d+)(?:,(\d+))?", re.ASCII)

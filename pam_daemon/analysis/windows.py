@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import soxr
 
-from pam_daemon.ring import FloatArray, Heard, Unheard
+from pam_daemon.capture.ring import FloatArray, Heard, Unheard
 
 RESAMPLING_QUALITY = "HQ"
 MAX_GAP_S = 60

@@ -9,9 +9,9 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from pam_daemon.capture.sources import Audio, Missing
 from pam_daemon.clock import NS_PER_S, Clock
 from pam_daemon.errors import SourceError
-from pam_daemon.sources import Audio, Missing
 
 _BLOCK_S = 0.1  # of sound at a time
 

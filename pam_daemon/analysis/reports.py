@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from pam_daemon.analysis.detect import Call
+from pam_daemon.capture.live_clock import LiveClock
+from pam_daemon.capture.ring import Unheard
 from pam_daemon.clock import Clock, SampleClock, StreamClock, rfc3339
-from pam_daemon.detect import Call
-from pam_daemon.live_clock import LiveClock
 from pam_daemon.records import (
     Body,
     ClockState,
@@ -25,7 +26,6 @@ from pam_daemon.records import (
     Record,
     record_id,
 )
-from pam_daemon.ring import Unheard
 
 # The id and the windows [start, end) of a detection to where its sound will be; None where it is not kept.
 OrderClip = Callable[[str, int, int], str | None]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pam_daemon.capture.ring import CLIPPED
 from pam_daemon.records import Event
-from pam_daemon.ring import CLIPPED
 
 _LOOK_S = 1.0  # is judged as one
 _SETTLED_LOOKS = 10  # of one judgement make a state

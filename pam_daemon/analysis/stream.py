@@ -11,11 +11,15 @@ from typing import Protocol
 
 from pam_daemon.alerts.tally import stream_ns
 from pam_daemon.alerts.watch import Progress
+from pam_daemon.analysis.detect import Call, Detector, Threshold
+from pam_daemon.analysis.flood import FloodGuard
+from pam_daemon.analysis.reports import Origin, Reporter
+from pam_daemon.analysis.windows import Grid, Item, Place, SegmentEnd, Window, Windower
+from pam_daemon.capture.hearing import Hearing
+from pam_daemon.capture.ring import FloatArray, Ring, Unheard
+from pam_daemon.capture.sources import Source
 from pam_daemon.clock import NS_PER_S, Clock, SampleClock
 from pam_daemon.config import Flood
-from pam_daemon.detect import Call, Detector, Threshold
-from pam_daemon.flood import FloodGuard
-from pam_daemon.hearing import Hearing
 from pam_daemon.records import (
     ClockState,
     Event,
@@ -27,10 +31,6 @@ from pam_daemon.records import (
     RecorderStatus,
     StreamStatus,
 )
-from pam_daemon.reports import Origin, Reporter
-from pam_daemon.ring import FloatArray, Ring, Unheard
-from pam_daemon.sources import Source
-from pam_daemon.windows import Grid, Item, Place, SegmentEnd, Window, Windower
 
 PLACES_EVERY_S = 10.0  # how often a live stream's place is kept, for the next start
 

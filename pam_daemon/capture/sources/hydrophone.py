@@ -17,9 +17,9 @@ from typing import Self
 import numpy as np
 import structlog
 
+from pam_daemon.capture.sources import Audio, Missing, Outage
+from pam_daemon.capture.sources.child import Block, Failed, Lost, Message, Opened, split
 from pam_daemon.clock import NS_PER_S, Clock
-from pam_daemon.sources import Audio, Missing, Outage
-from pam_daemon.sources.child import Block, Failed, Lost, Message, Opened, split
 
 RETRY_S = (5.0, 120.0)  # the first wait for a device, and the longest
 NO_MESSAGE_S = 10.0  # of a child that has opened its device: then it hangs
@@ -149,7 +149,7 @@ class _Child:
     def __init__(self, of: Hydrophone) -> None:
         words = [of.name, str(of.channels), str(of.sample_rate_hz), str(of.keep_s)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pam_daemon.sources.child", *words],
+            [sys.executable, "-m", "pam_daemon.capture.sources.child", *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C on the terminal ends the daemon, which then ends the device in order

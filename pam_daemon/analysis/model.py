@@ -13,11 +13,11 @@ import numpy as np
 import onnxruntime
 import structlog
 
+from pam_daemon.capture.ring import FloatArray
 from pam_daemon.card import GOLDEN_COUNT, GOLDEN_TOLERANCE, Card, read_card
 from pam_daemon.config import Provider
 from pam_daemon.errors import ModelError
 from pam_daemon.records import ModelName
-from pam_daemon.ring import FloatArray
 
 _ONNX_PROVIDER = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 _LOOP = b"\x22\x04Loop"  # a node's operation, as ONNX's protocol buffer writes it

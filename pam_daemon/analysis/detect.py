@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pam_daemon.analysis.windows import Place
 from pam_daemon.records import ThresholdSource
-from pam_daemon.windows import Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from typing import BinaryIO
 
 import msgspec
 
+from pam_daemon.capture.sources import Audio, Missing, Outage
+from pam_daemon.capture.sources.device import Device, find_device
 from pam_daemon.errors import PamdError
-from pam_daemon.sources import Audio, Missing, Outage
-from pam_daemon.sources.device import Device, find_device
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened", array_like=True):
