@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from export.config import trains_alike
 from export.job import Job, State
+from export.settings import trains_alike
 from pam_daemon.errors import ConfigError
 
 CHECKPOINT = "checkpoint.pt"

@@ -63,11 +63,11 @@ def train(
     with _training_packages("train"):
         from rich.console import Console
 
-        from export import config as configuration
         from export import train as training
         from export.job import Job
+        from export.settings import load
     console = Console(stderr=True)
-    config, text, warnings = configuration.load(config_path, overrides)
+    config, text, warnings = load(config_path, overrides)
     for warning in warnings:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     command = _command(config_path, data, out, weights, overrides)

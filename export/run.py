@@ -8,9 +8,11 @@ from typing import Any
 
 from rich.console import Console
 
-from export import checkpoint, config, dataset, evaluate
+from export import checkpoint, dataset, evaluate
+from export.config import TrainConfig
 from export.job import History, Job
 from export.network import WhaleNet
+from export.settings import load
 from export.variants import Trained
 from pam_daemon.errors import ConfigError
 
@@ -26,28 +28,24 @@ def open_run(place: Path, data: Sequence[Path], console: Console) -> tuple[Train
     """
     out = place.parent if place.is_file() else place
     saved = checkpoint.read(out / checkpoint.CHECKPOINT if out is place else place)
-    configuration, text, _ = config.load(out / checkpoint.CONFIG)
+    config, text, _ = load(out / checkpoint.CONFIG)
     folders = [*data] or [Path(folder) for folder in saved.get("data", ())]
-    if not folders and configuration.dataset.train_dataframe is None:
+    if not folders and config.dataset.train_dataframe is None:
         raise ConfigError(f"{place}: does not say where its data is; give it with --data")
     with console.status("reading clips"):
-        split = dataset.load(folders, configuration, int(saved["seed"]), lambda done, total: None)
+        split = dataset.load(folders, config, int(saved["seed"]), lambda done, total: None)
     history: History = saved["history"]
-    trained = Trained(_network(saved, configuration, place), split, configuration, int(saved["seed"]), len(history))
+    trained = Trained(_network(saved, config, place), split, config, int(saved["seed"]), len(history))
     if saved["best"] is not None:
-        trained = Trained(
-            trained.network, split, configuration, trained.seed, evaluate.best_epoch(history, configuration)
-        )
-    job = Job(configuration, text, folders, out, None, True, None, saved.get("command", "pamd train"))
+        trained = Trained(trained.network, split, config, trained.seed, evaluate.best_epoch(history, config))
+    job = Job(config, text, folders, out, None, True, None, saved.get("command", "pamd train"))
     return trained, history, job
 
 
-def _network(saved: dict[str, Any], configuration: config.TrainConfig, place: Path) -> WhaleNet:
-    network = WhaleNet(configuration)
+def _network(saved: dict[str, Any], config: TrainConfig, place: Path) -> WhaleNet:
+    network = WhaleNet(config)
     try:
         network.load_state_dict(saved["best"] or saved["average"] or saved["network"])
     except RuntimeError as error:
-        raise ConfigError(
-            f"{place}: the checkpoint does not fit its configuration; restore {checkpoint.CONFIG}"
-        ) from error
+        raise ConfigError(f"{place}: the checkpoint does not fit its config; restore {checkpoint.CONFIG}") from error
     return network.eval()

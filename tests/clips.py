@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from export.config import TrainConfig, load
+from export.config import TrainConfig
+from export.settings import load
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NARW = REPOSITORY / "configs" / "narw.yaml"

@@ -10,8 +10,9 @@ import torch
 import torchaudio
 from clips import HYDROGEN_TORCH, NARW
 
-from export.config import TrainConfig, load
+from export.config import TrainConfig
 from export.features import LOG_FLOOR, LogMel, empty_bins_warning
+from export.settings import load
 from export.sound import read_clip
 from pam_daemon.errors import ConfigError
 

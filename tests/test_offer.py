@@ -15,12 +15,12 @@ from rich.console import Console
 from scipy.special import logit
 
 from export import cli
-from export import config as configuration
 from export.dataset import Clips, Split
 from export.job import Job
 from export.network import Scorer, WhaleNet
 from export.offer import Offered, offer, refuse, table
 from export.onnx import score
+from export.settings import load
 from export.ship import card_of
 from export.train import train
 from export.variants import PRECISIONS, Precision, Trained, Variant
@@ -176,7 +176,7 @@ def test_a_run_is_exported_from_its_checkpoint_with_the_data_that_it_remembers(
 ) -> None:
 
     overrides = [*FAST, "training.epochs=1", "prediction.precision=float32", "logging.number_of_audios=0"]
-    config, text, _ = configuration.load(NARW, overrides)
+    config, text, _ = load(NARW, overrides)
     folder = synthetic_clips(tmp_path / "clips")
     asked = Job(config, text, [folder], tmp_path / "run", None, False, None, "pamd train --out run")
     model = train(asked, Console(file=io.StringIO()))

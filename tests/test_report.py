@@ -19,11 +19,11 @@ from rich.console import Console
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from export import cli
-from export import config as configuration
 from export.attribution import attribute
 from export.job import Job
 from export.plots import reliability
 from export.run import open_run
+from export.settings import load
 from export.ship import card_of
 from export.train import train
 from pam_daemon.errors import ConfigError, TableError
@@ -41,7 +41,7 @@ OVERRIDES = (
 
 
 def job(folder: Path, out: Path, *overrides: str, resume: bool = False) -> Job:
-    config, text, _ = configuration.load(NARW, [*OVERRIDES, *overrides])
+    config, text, _ = load(NARW, [*OVERRIDES, *overrides])
     return Job(config, text, [folder], out, None, resume, None, "pamd train")
 
 

@@ -18,8 +18,8 @@ from clips import FAST, HYDROGEN_TORCH, NARW, read_rows, small_clips, write_tabl
 from onnx import numpy_helper
 from rich.console import Console
 
-from export import config as configuration
 from export.job import Job
+from export.settings import load
 from export.train import train
 from pam_daemon.card import Card, read_card
 from pam_daemon.errors import ConfigError
@@ -35,7 +35,7 @@ def folder(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def job(folder: Path, out: Path, *overrides: str, resume: bool = False, ledger: Path | None = None) -> Job:
-    config, text, _ = configuration.load(NARW, [*FAST, "prediction.precision=float32", *overrides])
+    config, text, _ = load(NARW, [*FAST, "prediction.precision=float32", *overrides])
     return Job(config, text, [folder], out, None, resume, ledger, "pamd train")
 
 
@@ -135,7 +135,7 @@ def test_an_interrupted_run_carries_on_to_the_same_weights(model: Path, folder: 
 
 
 def test_the_hydrogen_torch_file_itself_runs(folder: Path, tmp_path: Path) -> None:
-    config, text, _ = configuration.load(HYDROGEN_TORCH, ["training.epochs=1"])
+    config, text, _ = load(HYDROGEN_TORCH, ["training.epochs=1"])
     with (tmp_path / "log").open("w") as log:
         path = train(
             Job(config, text, [folder], tmp_path / "run", "none", False, None, "pamd train"), Console(file=log)
@@ -194,6 +194,6 @@ def test_unknown_names_are_refused(folder: Path, tmp_path: Path) -> None:
 def test_the_card_holds_the_whole_configuration(model: Path) -> None:
     card = card_of(model)
     (model.parent / "copy.yaml").write_text(card.training.configuration)
-    again = configuration.load(model.parent / "copy.yaml")[0]
+    again = load(model.parent / "copy.yaml")[0]
     (model.parent / "copy.yaml").unlink()
     assert msgspec.to_builtins(again) == msgspec.to_builtins(job(model, model.parent).config)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from clips import BASELINE, HYDROGEN_TORCH, NARW
 
-from export.config import load, trains_alike
+from export.settings import load, trains_alike
 from pam_daemon.errors import ConfigError
 
 

@@ -14,7 +14,6 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 from torch import Tensor
 
-from export import config as configuration
 from export import dataset, device, evaluate, optimisation
 from export.augment import Augmenter
 from export.batches import batches, steps
@@ -23,6 +22,7 @@ from export.dataset import Clips
 from export.job import Job, State
 from export.metrics import METRICS
 from export.network import POOLS, WhaleNet
+from export.settings import load
 from export.train import start, train, train_epoch
 from export.weights import find_weights
 from pam_daemon.errors import ConfigError
@@ -63,14 +63,14 @@ def clips(folder: Path) -> Clips:
 
 
 def config_of(*overrides: str) -> TrainConfig:
-    return configuration.load(NARW, [*QUICK, *overrides])[0]
+    return load(NARW, [*QUICK, *overrides])[0]
 
 
 def run(
     folder: Path, out: Path, *overrides: str, resume: bool = False, console: Console | None = None
 ) -> dict[str, Tensor]:
     """Train, and return the weights in the checkpoint."""
-    config, text, _ = configuration.load(NARW, [*QUICK, *overrides])
+    config, text, _ = load(NARW, [*QUICK, *overrides])
     job = Job(config, text, [folder], out, None, resume, None, "pamd train")
     train(job, console or Console(stderr=True))
     saved = torch.load(out / "checkpoint.pt", weights_only=True)

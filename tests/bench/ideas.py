@@ -25,7 +25,8 @@ import soundfile
 import yaml
 
 from export import dataset, evaluate, sound, table
-from export.config import TrainConfig, load
+from export.config import TrainConfig
+from export.settings import load
 from pam_daemon.analysis.detect import Detector, Threshold
 from pam_daemon.analysis.model import Model
 from pam_daemon.analysis.windows import Grid, Place, Window, Windower

@@ -11,9 +11,10 @@ from common import Bench, spread
 
 from export import optimisation
 from export.batches import steps
-from export.config import TrainConfig, load
+from export.config import TrainConfig
 from export.dataset import Clips
 from export.job import State
+from export.settings import load
 from export.train import start, train_epoch
 from pam_daemon.tools.simulate import Sea
 

@@ -24,7 +24,7 @@ from fuzz.child import MEMORY_BYTES, Case
 from fuzz.examples import sound_file
 from house import House, heartbeat
 
-from export import config as train_config
+from export import settings as train_settings
 from pam_daemon.analysis.model import Model
 from pam_daemon.capture.sources.child import split
 from pam_daemon.capture.sources.file import find_files, recordings
@@ -103,7 +103,7 @@ def training(directory: Path) -> Iterator[Reader]:
 
     def read(case: Case) -> None:
         path.write_bytes(case[0])
-        train_config.load(path, [setting.decode(errors="surrogateescape") for setting in case[1:]])
+        train_settings.load(path, [setting.decode(errors="surrogateescape") for setting in case[1:]])
 
     yield read
 
