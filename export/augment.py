@@ -1,11 +1,14 @@
-"""Augmentation of training clips: direction, speed, shifts, distractors, noise, gain, mixup; masks on spectrograms."""
+"""Augmentation of training clips: calls made into none, speed, shifts, distractors, noise, gain, mixup; masks."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.ndimage import map_coordinates
+from scipy.signal import hilbert
 from torch import Tensor
 from torchaudio.functional import mask_along_axis_iid
 
@@ -55,7 +58,9 @@ class Augmenter:
     def _varied(self, index: npt.NDArray[np.intp], random: np.random.Generator) -> tuple[Audio, Audio]:
         audio, targets = self._clips.audio[index], self._clips.labels[index]
         if self._augmentation.backwards_probability:
-            audio, targets = backwards(audio, targets, self._augmentation.backwards_probability, random)
+            audio, targets = spoil(audio, targets, self._augmentation.backwards_probability, backwards, random)
+        if self._augmentation.tilt_probability:
+            audio, targets = spoil(audio, targets, self._augmentation.tilt_probability, self._tilted, random)
         if self._augmentation.speed_octaves:
             audio = vary_speed(audio, self._augmentation.speed_octaves, random)
         if self._augmentation.time_shift_seconds:
@@ -70,6 +75,9 @@ class Augmenter:
             gain_db = random.uniform(-self._augmentation.gain_db, self._augmentation.gain_db, (len(index), 1))
             audio = (audio * 10 ** (gain_db / 20)).astype(np.float32)
         return audio, targets
+
+    def _tilted(self, audio: Audio, random: np.random.Generator) -> Audio:
+        return tilt(audio, random.uniform(*self._augmentation.tilt_hz_per_second, len(audio)), self._sample_rate_hz)
 
 
 def quiet(clips: Clips, index: npt.NDArray[np.intp], random: np.random.Generator) -> npt.NDArray[np.intp]:
@@ -104,15 +112,38 @@ def shift(audio: Audio, filling: Audio, shifts_samples: npt.NDArray[np.intp], sa
     return mixed
 
 
-def backwards(audio: Audio, targets: Audio, probability: float, random: np.random.Generator) -> tuple[Audio, Audio]:
-    """Play this share of the clips (batch, samples) with a call backwards; their targets (batch, labels) become 0.
+def spoil(
+    audio: Audio,
+    targets: Audio,
+    probability: float,
+    change: Callable[[Audio, np.random.Generator], Audio],
+    random: np.random.Generator,
+) -> tuple[Audio, Audio]:
+    """Change this share of the clips (batch, samples) with a call into none: their targets (batch, labels) become 0.
 
-    What rises then falls, in the same noise and as loud: all that is left to tell them apart is the direction.
+    What is left is in the same noise and as loud: nothing but the change tells it from a call.
     """
-    turned = (random.random(len(audio)) < probability) & (targets.max(1) > 0)
+    changed = (random.random(len(audio)) < probability) & (targets.max(1) > 0)
     audio, targets = audio.copy(), targets.copy()
-    audio[turned], targets[turned] = audio[turned, ::-1], 0
+    audio[changed], targets[changed] = change(audio[changed], random), 0
     return audio, targets
+
+
+def backwards(audio: Audio, random: np.random.Generator) -> Audio:
+    """What rises then falls."""
+    return audio[:, ::-1]
+
+
+def tilt(audio: Audio, hz_per_s: npt.NDArray[np.float64], sample_rate_hz: int) -> Audio:
+    """Shift all frequencies of each clip (batch, samples) by so much more each second, by none in its middle.
+
+    By less than nothing (batch,), a sweep that rises becomes a level tone, or one that falls. A single sideband, from
+    the analytic signal.
+    """
+    at_s = (np.arange(audio.shape[1]) - audio.shape[1] / 2) / sample_rate_hz
+    chirp = np.exp(1j * np.pi * hz_per_s[:, None] * at_s**2)
+    tilted: Audio = (hilbert(audio, axis=1) * chirp).real.astype(np.float32)
+    return tilted
 
 
 def vary_speed(audio: Audio, octaves: float, random: np.random.Generator) -> Audio:

@@ -50,6 +50,8 @@ class Augmentation(Section, frozen=True):
     # ours
     time_shift_seconds: NotNegative = 0.0  # largest shift, either way
     backwards_probability: Share = 0.0  # of a clip with a call to be played backwards, and to hold none
+    tilt_probability: Share = 0.0  # of a clip with a call to have its sweep tilted, and to hold none
+    tilt_hz_per_second: tuple[float, float] = (-250.0, -150.0)  # the most and the least of the tilt
     speed_octaves: NotNegative = 0.0  # largest change of speed of half of the clips, either way: pitch and length
     distractor_probability: Share = 0.0  # of a clip to get simulated sounds that are not a call
     noise_probability: Share = 0.0  # of a clip to get noise

@@ -245,6 +245,8 @@ def _data_rules(config: TrainConfig) -> list[tuple[bool, str]]:
     """What keys of the data and of noise do not go together, with what to say."""
     dataset, augmentation = config.dataset, config.augmentation
     low_db, high_db = augmentation.noise_snr_db
+    first, last = augmentation.tilt_hz_per_second
+    nyquist = config.audio.sample_rate / 2
     custom = dataset.validation_strategy == "custom"
     return [
         (
@@ -255,6 +257,10 @@ def _data_rules(config: TrainConfig) -> list[tuple[bool, str]]:
             bool(dataset.validation_dataframe) and dataset.validation_strategy not in ("custom", "automatic"),
             f"dataset.validation_dataframe: validation_strategy: {dataset.validation_strategy} does not read it; "
             "set custom, or None here",
+        ),
+        (
+            not -nyquist <= first <= last <= nyquist,
+            f"augmentation.tilt_hz_per_second: give two numbers, the lower first, within {nyquist:g} either way",
         ),
         (not -200 <= low_db <= high_db <= 200, "augmentation.noise_snr_db: give the least and the most, in dB"),
         (

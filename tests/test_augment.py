@@ -10,7 +10,7 @@ import soundfile
 import torch
 from clips import fast_config
 
-from export.augment import DISTRACTORS, FADE_S, Augmenter, distract, mask, mix, quiet, shift, vary_speed
+from export.augment import DISTRACTORS, FADE_S, Augmenter, distract, mask, mix, quiet, shift, tilt, vary_speed
 from export.dataset import Clips
 from export.noise import recordings
 from export.store import Audio
@@ -23,6 +23,7 @@ WINDOW = 4000
 OFF = (
     "augmentation.mix_audio=Disabled",
     "augmentation.backwards_probability=0",
+    "augmentation.tilt_probability=0",
     "augmentation.speed_octaves=0",
     "augmentation.time_shift_seconds=0",
     "augmentation.distractor_probability=0",
@@ -119,6 +120,27 @@ def test_calls_played_backwards_are_none() -> None:
     assert 30 < turned.sum() < 70 and clips.labels[turned].all()
     np.testing.assert_array_equal(audio[turned], clips.audio[turned, ::-1])
     np.testing.assert_array_equal(targets[:, 0], np.where(turned, 0, clips.labels[:, 0]))
+
+
+def test_a_tilted_call_is_none() -> None:
+    clips = Clips([""] * 400, noise(400, 3), (np.arange(400) % 2).astype(np.float32)[:, None], [""] * 400)
+    config = fast_config(*OFF, "augmentation.tilt_probability=0.25")
+    audio, targets = Augmenter(clips, config).draw(np.arange(400), np.random.default_rng(1))
+    tilted = (audio != clips.audio).any(1)
+    assert 30 < tilted.sum() < 70 and clips.labels[tilted].all()
+    np.testing.assert_array_equal(targets[:, 0], np.where(tilted, 0, clips.labels[:, 0]))
+
+
+def test_a_tilt_makes_a_sweep_level() -> None:
+    """One from 100 to 300 Hz in 2 s is a tone of 200 Hz, as loud, once it is tilted by as much the other way."""
+    at_s = np.arange(4000) / 2000
+    sweep = np.sin(2 * np.pi * (100 * at_s + 50 * at_s**2)).astype(np.float32)
+    level, falling = tilt(np.stack([sweep, sweep]), np.array([-100.0, -200.0]), 2000)[:, 200:-200]
+    spectrum = np.abs(np.fft.rfft(level * np.hanning(level.size)))
+    assert np.fft.rfftfreq(level.size, 1 / 2000)[spectrum.argmax()] == pytest.approx(200, abs=1)
+    assert np.sqrt(np.mean(level**2)) == pytest.approx(np.sqrt(0.5), rel=0.02)
+    crossings = [np.count_nonzero(np.diff(np.signbit(part))) for part in (falling[:1000], falling[-1000:])]
+    assert crossings[0] > 1.5 * crossings[1]
 
 
 def test_speed_moves_pitch_and_length_together_about_the_middle() -> None:

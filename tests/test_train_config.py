@@ -103,6 +103,10 @@ def test_a_file_without_such_keys_warns_of_none() -> None:
         ("dataset.validation_strategy=custom", r"dataset\.validation_dataframe: the strategy custom needs it"),
         ("augmentation.noise_snr_db=[20, 0]", r"augmentation\.noise_snr_db: give the least and the most, in dB"),
         ("augmentation.noise_snr_db=[20]", r"augmentation\.noise_snr_db: Expected `array` of length 2"),
+        (
+            "augmentation.tilt_hz_per_second=[-150, -250]",
+            r"augmentation\.tilt_hz_per_second: give two numbers, the lower first, within 1000 either way",
+        ),
         ("training.epochs=0", r"training\.epochs: Expected `int` >= 1"),
         ("training.epochs=many", r"training\.epochs: Expected `int`, got `str`"),
         ("prediction.probability_threshold=1.5", r"prediction\.probability_threshold: Expected `float` <= 1\.0"),
