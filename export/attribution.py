@@ -1,7 +1,7 @@
 """What the network looked at: integrated gradients over the log-mel spectrogram (Sundararajan et al. 2017).
 
-Grad-CAM would show the last feature map, which for a spectrogram of 32 frames is one cell; these have its resolution,
-and serve every backbone.
+Grad-CAM would show the last feature map, which for a spectrogram of 64 bins by 63 frames has 2 by 2 cells; these have
+the spectrogram's resolution, and serve every backbone.
 """
 
 from __future__ import annotations

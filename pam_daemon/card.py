@@ -1,6 +1,6 @@
 """The model card: everything that a model says of itself, kept in the ONNX file's metadata.
 
-The card is the authority (sample rate, window, labels, threshold, hop); `model.py` reads it, `export` writes it.
+The card is the authority (sample rate, window, labels, threshold, hop); `analysis.model` reads it, `export` writes it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Time shifts, mixup and masks: what they do to the audio, and that they do nothing else."""
+"""Augmentation: what each kind does to audio and targets, and that it does nothing else."""
 
 from __future__ import annotations
 

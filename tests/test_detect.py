@@ -1,4 +1,4 @@
-"""The detector against a slow and obvious one that was written from design.md's words alone."""
+"""The detector against a slow and obvious one that was written from the words of its definition alone."""
 
 from __future__ import annotations
 

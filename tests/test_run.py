@@ -27,7 +27,7 @@ MARGIN = 0.1  # over the threshold: what resampling twice may change
 SEPARATION_S = 1.5  # within which calls are one
 PIECE_S = 10  # long enough to be found by its sound, short enough to show where something is missing
 TRIES = 3  # a sound server that is held up for long loses sound by itself
-# Promise 6: these may differ between live and replay, and every UTC with them.
+# These may differ between live and replay, and every UTC with them.
 NOT_COMPARED = {"seq", "log", "prev_seq", "durable", "id", "mode", "latency_ms", "clip", "threshold_source"}
 
 

@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 def file_name(station: str, stream: str, utc_ns: int, identity: str = "") -> str:
-    """`STATION.STREAM.20090329T171500.000000Z.flac`, of which `sources.filenames` reads the start back.
+    """`STATION.STREAM.20090329T171500.000000Z.flac`, of which `capture.sources.filenames` reads the start back.
 
     A station's name has no dot in it, so that none takes another's files for its own.
     """

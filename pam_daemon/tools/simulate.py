@@ -1,7 +1,7 @@
 """`pamd simulate`: a sea with right whale upcalls at known times, as a sound file and its truth table.
 
-Any block of a sea can be made alone, so ten hours need no more memory than ten minutes. `export` takes its
-augmentation from here: `upcall`, `ambient_noise` and the other sounds are re-exported.
+Any block of a sea can be made alone, so ten hours need no more memory than ten minutes. `export` takes its noise and
+most of its distractors from here, the rest from `sounds`.
 
 **Signal-to-noise ratio** of a call (column "SNR (dB)"): its rms inside 50-250 Hz over the call's begin to end, echoes
 included, against the rms of the background (ambient noise and ships) inside the same band over the same time.

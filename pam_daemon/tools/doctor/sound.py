@@ -100,7 +100,7 @@ class Capture:
 
     samples: FloatArray  # (channels, samples)
     sample_rate_hz: int
-    lost: int  # samples, by the reckoning of sources/capture.py
+    lost: int  # samples, by the reckoning of capture/sources/capture.py
     arrivals: list[tuple[float, int]]  # monotonic seconds, and the samples that had come by then, lost ones included
 
 
