@@ -81,7 +81,7 @@ class Augmenter:
 
 
 def quiet(clips: Clips, index: npt.NDArray[np.intp], random: np.random.Generator) -> npt.NDArray[np.intp]:
-    """For each clip the place of another one near it in the table, without any call, to fill it up with."""
+    """For each clip the place of one near it in the table, without any call, to fill it up with; perhaps its own."""
     without = np.flatnonzero(clips.labels.max(1) == 0)
     first = np.clip(np.searchsorted(without, index) - _NEIGHBOURS // 2, 0, max(0, len(without) - _NEIGHBOURS))
     places: npt.NDArray[np.intp] = without[

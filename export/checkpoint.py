@@ -10,20 +10,29 @@ from typing import Any
 import torch
 
 from export.job import Job, State
-from export.settings import trains_alike
+from export.settings import load, trains_alike
 from pam_daemon.errors import ConfigError
 
 CHECKPOINT = "checkpoint.pt"
 CONFIG = "config.yaml"
+SPLIT = "split.csv"
+_KEYS = ("seed", "command", "data", "history", "network", "average", "optimizer", "schedule", "best")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block has succeeded and removed when it has not."""
+    """A temporary path beside `path`, renamed to it when the block has succeeded and removed when it has not.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"{path}: cannot be written ({reason}); make room, or choose another place") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -46,7 +55,7 @@ def look(out: Path, text: str, resume: bool) -> dict[str, Any] | None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ConfigError(f"{out}: not an empty directory; give another --out")
         return None
-    if not trains_alike((out / CONFIG).read_text("utf-8"), text):
+    if not trains_alike(load(out / CONFIG)[1], text):
         raise ConfigError(f"{out}: began with another configuration; give the same one, or another --out")
     return read(out / CHECKPOINT) if (out / CHECKPOINT).exists() else None
 
@@ -59,12 +68,8 @@ def begin(out: Path, text: str) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _write(out, text)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
-
-
-def _write(out: Path, text: str) -> None:
     with replacing(out / CONFIG) as temporary:
         temporary.write_text(text, "utf-8")
 
@@ -80,7 +85,11 @@ def read(path: Path) -> dict[str, Any]:
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ConfigError(f"{path}: the checkpoint is damaged; remove it to train from the first epoch") from error
+        raise ConfigError(
+            f"{path}: damaged, or no checkpoint; name the directory of a run, or train it anew"
+        ) from error
+    if not isinstance(saved, dict) or not saved.keys() >= set(_KEYS):
+        raise ConfigError(f"{path}: not a checkpoint of pamd train; give the directory of a run")
     return saved
 
 
@@ -103,7 +112,10 @@ def save(job: Job, state: State, seed: int) -> None:
         "best": state.best,
     }
     with replacing(job.out / CHECKPOINT) as temporary:
-        torch.save(saved, temporary)
+        try:
+            torch.save(saved, temporary)
+        except RuntimeError as error:  # torch's writer says so of a full disk
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def restore(state: State, saved: dict[str, Any]) -> None:

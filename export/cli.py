@@ -64,9 +64,10 @@ def train(
         from rich.console import Console
 
         from export import train as training
+        from export.checkpoint import CONFIG
         from export.job import Job
         from export.settings import load
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     config, text, warnings = load(config_path, overrides)
     for warning in warnings:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
@@ -75,7 +76,10 @@ def train(
     try:
         model = training.train(job, console)
     except KeyboardInterrupt:
-        console.print(f"stopped; carry on with `{command} --resume`", highlight=False, soft_wrap=True)
+        words = shlex.join(["--report-ledger", str(ledger), "--resume"] if ledger else ["--resume"])
+        begun = (out / CONFIG).exists()
+        hint = f"stopped; carry on with `{command} {words}`" if begun else "stopped before the run began"
+        console.print(hint, highlight=False, soft_wrap=True)
         ctx.exit(130)
     if model:
         text = f"{model}: see it with `pamd model {model}`"
@@ -94,7 +98,7 @@ def report(run: Path, data: tuple[Path, ...]) -> None:
 
         from export import report as reports
         from export.run import open_run
-    trained, history, job = open_run(run, data, Console(stderr=True))
+    trained, history, job = open_run(run, data, Console(stderr=True, markup=False))
     click.echo(reports.draw(trained, history, job, anew=False))
 
 
@@ -121,7 +125,7 @@ def export(run: Path, data: tuple[Path, ...], precisions: tuple[str, ...], outpu
 
         from export import offer, variants
         from export.run import open_run
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     trained, _, job = open_run(run, data, console)
     wanted = [precision for precision in variants.PRECISIONS if precision in (precisions or variants.PRECISIONS)]
     offered = offer.offer(trained, job, wanted, output or job.out, force, console)

@@ -52,13 +52,14 @@ class Augmentation(Section, frozen=True):
     backwards_probability: Share = 0.0  # of a clip with a call to be played backwards, and to hold none
     tilt_probability: Share = 0.0  # of a clip with a call to have its sweep tilted, and to hold none
     tilt_hz_per_second: tuple[float, float] = (-250.0, -150.0)  # the most and the least of the tilt
-    speed_octaves: NotNegative = 0.0  # largest change of speed of half of the clips, either way: pitch and length
+    # largest change of speed of half of the clips, either way: pitch and length
+    speed_octaves: Annotated[float, msgspec.Meta(ge=0.0, le=2.0)] = 0.0
     distractor_probability: Share = 0.0  # of a clip to get simulated sounds that are not a call
     noise_probability: Share = 0.0  # of a clip to get noise
     noise_folder: str | None = None  # recordings of noise
     noise_simulated: bool = True  # the simulated sea's noise: alone, or as often as the folder's
     noise_snr_db: tuple[float, float] = (0.0, 20.0)  # least and most of the clip's rms over the noise's
-    gain_db: NotNegative = 0.0  # largest change of level, either way
+    gain_db: Annotated[float, msgspec.Meta(ge=0.0, le=200.0)] = 0.0  # largest change of level, either way
     frequency_mask_bins: CountOrNone = 0  # widest band of mel bins blanked
     time_mask_frames: CountOrNone = 0  # longest run of frames blanked
 
@@ -78,7 +79,7 @@ class Dataset(Section, frozen=True):
     train_dataframe: str | None = None
     unlabeled_dataframe: str | None = None
     validation_dataframe: str | None = None
-    validation_size: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.2
+    validation_size: Annotated[float, msgspec.Meta(ge=1e-4, le=0.5)] = 0.2
     validation_strategy: Literal["automatic", "kfold", "grouped_kfold", "custom", "blocks", "column"] = "kfold"
     # ours
     block_size: CountOrNone = 0  # clips that stay together with the strategy blocks; 0: four blocks a fold
@@ -99,7 +100,7 @@ class Environment(Section, frozen=True):
     mixed_precision_inference: bool = False
     mixed_precision_training: bool = True
     number_of_workers: CountOrNone = 4
-    seed: Annotated[int, msgspec.Meta(ge=-1)] = -1  # -1: a random one, printed and kept in the card
+    seed: Annotated[int, msgspec.Meta(ge=-1, lt=2**31)] = -1  # -1: a random one, printed and kept in the card
 
 
 class Logging(Section, frozen=True):

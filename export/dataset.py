@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -19,7 +18,7 @@ from export.config import TrainConfig
 from export.sound import cut, fit, read_clip
 from export.sources import Source
 from export.store import Audio
-from export.table import Row
+from export.table import Row, read_table
 from pam_daemon.errors import ConfigError
 
 _SPOKEN = {"select": "validation"}
@@ -71,9 +70,6 @@ def load(data: Sequence[Path], config: TrainConfig, seed: int, progress: Callabl
         ConfigError: a split that leaves a part without clips of both values of a label.
     """
     found, notes = sources.find(data, config, seed)
-    for source in found:
-        if not source.cuts:
-            raise ConfigError(f"{source.folder}: {source.kind}: no clip is left; give another --data")
     if config.augmentation.noise_probability:
         noise.recordings(config)  # what is wrong with them is said before the training
     plan = splits.assign(found, config, seed)
@@ -85,17 +81,18 @@ def load(data: Sequence[Path], config: TrainConfig, seed: int, progress: Callabl
     taken = {part: clips.take(index) if len(index) else None for part, index in by_part.items()}
     train, select = taken["train"], taken["select"]
     assert train is not None and select is not None  # _check saw both
-    return Split(
+    split = Split(
         train,
         select,
         taken["report"],
         plan.description,
         notes,
         taken["test"],
-        ", ".join(source.folder.name for source in found if not source.part),
+        ", ".join(source.name for source in found if not source.part),
         list(_summary(found, parts, config)),
         _table(found, clips, parts, config),
     )
+    return with_validation(split) if config.training.train_validation_data else split
 
 
 def with_validation(split: Split) -> Split:
@@ -211,7 +208,7 @@ def _table(found: Sequence[Source], clips: Clips, parts: splits.Parts, config: T
     return [
         {
             "clip": name,
-            "source": source.folder.name,
+            "source": source.name,
             "split": str(part),
             **{
                 label: "" if np.isnan(value) else f"{value:.0f}"
@@ -229,16 +226,21 @@ def _table(found: Sequence[Source], clips: Clips, parts: splits.Parts, config: T
 
 
 def record(split: Split, path: Path) -> None:
-    """Write the split as CSV, a row a clip; a run that is carried on must have the same.
+    """Write the split as CSV, a row a clip; a run that is carried on or opened again must have the same.
+
+    The sources' folders may have moved and have other names.
 
     Raises:
         ConfigError: the file is there and says otherwise.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(split.table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(split.table)
-    if path.exists() and path.read_text("utf-8") != text.getvalue():
-        raise ConfigError(f"{path}: the clips or their split are not those the run began with; give the same --data")
-    with replacing(path) as temporary:
-        temporary.write_text(text.getvalue(), "utf-8")
+    if path.exists():
+        said = [row | {"source": ""} for row in read_table(path, ["clip"])]
+        if said != [row | {"source": ""} for row in split.table]:
+            raise ConfigError(
+                f"{path}: the clips or their split are not those the run began with; give the same --data"
+            )
+        return
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(split.table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(split.table)

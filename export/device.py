@@ -23,6 +23,8 @@ def choose(config: TrainConfig, console: Console) -> torch.device:
             raise ConfigError(
                 f"environment.gpus: there is no GPU {number}; name one of 0 to {torch.cuda.device_count() - 1}"
             )
+        torch.backends.cudnn.benchmark = False  # the same weights again, as far as CUDA has it
+        torch.backends.cudnn.deterministic = True
         return torch.device(f"cuda:{number}")
     cpu = torch.device("cpu")
     unused = {"gpus": "training runs on the CPU"} if environment.gpus else {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
@@ -12,8 +14,10 @@ from export.dataset import Clips
 from export.device import autocast
 from export.metrics import METRICS
 from export.network import WhaleNet
+from export.optimisation import LOSSES
 from export.store import Audio
 from pam_daemon.card import OperatingPoint
+from pam_daemon.errors import ConfigError
 
 _BATCH = 64
 _PLACES = 5  # copies of each clip, with the call at places across the window
@@ -40,10 +44,18 @@ def scores_of(network: WhaleNet, audio: Audio, config: TrainConfig, device: torc
 
 
 def figures(network: WhaleNet, clips: Clips, config: TrainConfig, seed: int, device: torch.device) -> dict[str, float]:
-    """Loss, ROC AUC and the configured metric, as the clips are and, with time shifts, with calls anywhere."""
+    """Loss, ROC AUC and the configured metric, as the clips are and, with time shifts, with calls anywhere.
+
+    Raises:
+        ConfigError: the training has diverged.
+    """
     logits = logits_of(network, clips.audio, config, device)
-    loss = np.mean(np.logaddexp(0, logits) - clips.labels * logits)
-    row = {"select_loss": float(loss), "select_roc_auc": roc_auc(clips.labels, logits)}
+    if not np.isfinite(logits).all():
+        raise ConfigError(
+            "training.learning_rate: the network's scores are not numbers any more; lower it, or set gradient_clip"
+        )
+    loss = LOSSES[config.training.loss_function](torch.from_numpy(logits), torch.from_numpy(clips.labels))
+    row = {"select_loss": loss.item(), "select_roc_auc": roc_auc(clips.labels, logits)}
     row[f"select_{config.prediction.metric.lower()}"] = metric(clips.labels, logits, config)
     if config.augmentation.time_shift_seconds:
         moved = shifted(clips, config, seed, copies=1)
@@ -73,8 +85,8 @@ def best_epoch(history: list[dict[str, float]], config: TrainConfig) -> int:
 
 
 def roc_auc(labels: Audio, scores: Audio) -> float:
-    """Area under the ROC curve, the mean over the labels; both (clips, labels)."""
-    return float(roc_auc_score(labels, scores))
+    """Area under the ROC curve, the mean over the labels; both (clips, labels). NaN where a score is no number."""
+    return float(roc_auc_score(labels, scores)) if np.isfinite(scores).all() else math.nan
 
 
 def shifted(clips: Clips, config: TrainConfig, seed: int, copies: int = _PLACES) -> Clips:
@@ -121,10 +133,11 @@ def threshold_at(labels: Audio, scores: Audio, rate: float) -> float:
 
 
 def operating_points(labels: Audio, scores: Audio, chosen: float, data: str, window_s: float) -> list[OperatingPoint]:
-    """What the chosen threshold and those of some false positive rates give, counted in windows."""
+    """What the chosen threshold and those of some false positive rates give; false ones in windows without labels."""
     thresholds = sorted({chosen, *(threshold_at(labels, scores, rate) for rate in _RATES)})
-    positive, negative = scores[labels == 1], scores[labels == 0]
-    hours = round(len(negative) * window_s / 3600, 4)
+    silent = labels.max(1) == 0
+    positive, negative = scores[labels == 1], scores[silent]
+    hours = round(int(silent.sum()) * window_s / 3600, 4)
     return [
         OperatingPoint(data, t, int((positive >= t).sum()), len(positive), int((negative >= t).sum()), hours)
         for t in thresholds

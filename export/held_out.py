@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx as onnx_library
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from export import onnx
 from export.checkpoint import replacing
 from export.dataset import Clips
-from pam_daemon.card import read_card
+from export.ship import card_of
 
 Figures = dict[str, float | int | None]
 
@@ -25,8 +24,7 @@ def score(model: Path, clips: Clips) -> dict[str, Figures]:
     Returns:
         For each label the figures, at the model's own threshold; None where one value of a label is missing.
     """
-    metadata = {entry.key: entry.value for entry in onnx_library.load(model).metadata_props}
-    card = read_card(metadata, str(model))
+    card = card_of(model)
     scores = onnx.score(model, clips.audio)
     rows = [
         {"clip": name, **{label: f"{value:.6f}" for label, value in zip(card.labels, values, strict=True)}}

@@ -70,7 +70,8 @@ def refuse(offered: Sequence[Offered], force: bool) -> None:
     refused = [one.variant.refused for one in offered if one.variant.refused and not force]
     if refused:
         raise ModelError(
-            f"{'; '.join(refused)}: not written; raise prediction.quantization_largest_loss or use --force"
+            f"{'; '.join(refused)}: not written; raise prediction.quantization_largest_loss or _megabytes in "
+            "RUN/config.yaml, or use --force"
         )
 
 

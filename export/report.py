@@ -142,7 +142,7 @@ def draw(trained: Trained, history: History, job: Job, *, anew: bool = True) -> 
 
 def _score(trained: Trained, out: Path, card: Card | None, anew: bool) -> _Scored:
     clips, config, path = trained.split.select, trained.config, out / predictions.FILE
-    if path.exists() and not anew:
+    if card and path.exists() and not anew:
         scores = predictions.read(path, clips, config.labels)
     else:
         scores = (

@@ -28,17 +28,18 @@ def open_run(place: Path, data: Sequence[Path], console: Console) -> tuple[Train
     """
     out = place.parent if place.is_file() else place
     saved = checkpoint.read(out / checkpoint.CHECKPOINT if out is place else place)
+    history: History = saved["history"]
+    if not history:
+        raise ConfigError(f"{place}: the run has not ended an epoch; carry it on with `pamd train --resume`")
     config, text, _ = load(out / checkpoint.CONFIG)
-    folders = [*data] or [Path(folder) for folder in saved.get("data", ())]
-    if not folders and config.dataset.train_dataframe is None:
-        raise ConfigError(f"{place}: does not say where its data is; give it with --data")
+    folders = [*data] or [Path(folder) for folder in saved["data"]]
     with console.status("reading clips"):
         split = dataset.load(folders, config, int(saved["seed"]), lambda done, total: None)
-    history: History = saved["history"]
+    dataset.record(split, out / checkpoint.SPLIT)
     trained = Trained(_network(saved, config, place), split, config, int(saved["seed"]), len(history))
     if saved["best"] is not None:
         trained = Trained(trained.network, split, config, trained.seed, evaluate.best_epoch(history, config))
-    job = Job(config, text, folders, out, None, True, None, saved.get("command", "pamd train"))
+    job = Job(config, text, folders, out, None, True, None, saved["command"])
     return trained, history, job
 
 
@@ -47,5 +48,7 @@ def _network(saved: dict[str, Any], config: TrainConfig, place: Path) -> WhaleNe
     try:
         network.load_state_dict(saved["best"] or saved["average"] or saved["network"])
     except RuntimeError as error:
-        raise ConfigError(f"{place}: the checkpoint does not fit its config; restore {checkpoint.CONFIG}") from error
+        raise ConfigError(
+            f"{place}: the checkpoint does not fit its configuration; restore {checkpoint.CONFIG}"
+        ) from error
     return network.eval()

@@ -41,7 +41,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[TrainConfig, str, l
     """Configuration from a file and `section.key=value` overrides.
 
     Returns:
-        The configuration, its YAML text as used (for the card), and a warning for each given key without effect.
+        The configuration, its YAML text as used (for the card), and a warning for each key that is set in vain.
 
     Raises:
         ConfigError: unreadable file, unknown key, or a value that cannot be used or honoured; each named.
@@ -63,6 +63,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[TrainConfig, str, l
     return config, text, _without_effect(tree, config)
 
 
+_RANKING = ("ROC_AUC", "AP", "LogLoss")  # metrics without a threshold
 _READ_LATER = {  # or never where it would change a weight
     "dataset": ("notice", "note"),
     "environment": ("number_of_workers",),
@@ -77,11 +78,13 @@ def trains_alike(one: str, other: str) -> bool:
         tree: dict[str, Any] = yaml.safe_load(text)
         tree.pop("experiment_name", None)
         tree.pop("logging", None)
-        metric = tree.pop("prediction", {}).get("metric")  # which chooses the best epoch
+        prediction = tree.pop("prediction", {})
+        metric = prediction.get("metric", "ROC_AUC")  # which chooses the best epoch
+        at = None if metric in _RANKING else prediction.get("probability_threshold")
         for section, keys in _READ_LATER.items():
             for key in keys:
                 tree.get(section, {}).pop(key, None)
-        return tree | {"metric": metric}
+        return tree | {"metric": metric, "at": at}
 
     return part(one) == part(other)
 
@@ -225,6 +228,15 @@ def _refuse(config: TrainConfig, path: Path) -> None:
         (
             prediction.hop_seconds > audio.training_chunk_seconds,
             "prediction.hop_seconds: must be at most audio.training_chunk_seconds, or audio goes unheard",
+        ),
+        (
+            prediction.hop_seconds * audio.sample_rate < 1,
+            "prediction.hop_seconds: must be at least one sample",
+        ),
+        (
+            config.augmentation.time_shift_seconds > audio.training_chunk_seconds / 2,
+            "augmentation.time_shift_seconds: must be at most half of audio.training_chunk_seconds, or calls leave "
+            "their window",
         ),
         *_data_rules(config),
         (

@@ -25,7 +25,7 @@ from export.store import Audio
 from export.table import read_table
 from export.variants import Trained
 from pam_daemon import card as cards
-from pam_daemon.errors import ModelError
+from pam_daemon.errors import ConfigError, ModelError
 
 MODEL = "model.onnx"
 FLOAT_MODEL = "model.float32.onnx"
@@ -96,7 +96,7 @@ def complete(
             moved.labels,
             scores,
             threshold,
-            "select clips, each shifted to 5 places",
+            "select clips" if moved is trained.split.select else "select clips, each shifted to several places",
             config.audio.training_chunk_seconds,
         ),
         notes=notes,
@@ -107,13 +107,34 @@ def complete(
     return card
 
 
+def check_ledger(ledger: Path, split: Split) -> None:
+    """What would stand in the way of scoring the report clips, said before the training.
+
+    Raises:
+        ConfigError: there are no report clips, or only of one kind; a ledger that cannot be written.
+        TableError: a ledger that cannot be read.
+    """
+    if split.report is None or any(len(np.unique(values)) < 2 for values in split.report.labels.T):
+        raise ConfigError("--report-ledger: the split has no report clips with and without a call; leave it away")
+    if ledger.exists():
+        read_table(ledger, _LEDGER)
+    try:
+        ledger.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--report-ledger {ledger}: cannot be written ({error.strerror}); give another") from error
+
+
 def card_of(path: Path) -> cards.Card:
     """The card in a model file.
 
     Raises:
         ModelError: it has none, or a damaged one.
     """
-    metadata = {entry.key: entry.value for entry in onnx_library.load(path, load_external_data=False).metadata_props}
+    try:
+        model = onnx_library.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's own, or the system's
+        raise ModelError(f"{path}: no ONNX model; remove it, and `pamd train --resume` makes it again") from error
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
     return cards.read_card(metadata, str(path))
 
 
@@ -185,7 +206,7 @@ def _training(
         data=f"{split.data}: {len(split.train)} train and {len(split.select)} select clips",
         split=split.description,
         notice=config.dataset.notice,
-        prior=round(float(split.train.labels.mean()), 4),
+        prior=round(float(split.train.labels.max(1).mean()), 4),
         metrics=figures,
     )
 
@@ -217,7 +238,6 @@ def _count(trained: Trained, ledger: Path | None) -> int:
     if all(row["weights_sha256"] != weights for row in rows):
         entry = (_now(), trained.config.experiment_name, weights, str(trained.seed), str(trained.epoch))
         rows.append(dict(zip(_LEDGER, entry, strict=True)))
-        ledger.parent.mkdir(parents=True, exist_ok=True)
         with replacing(ledger) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, _LEDGER, lineterminator="\n")
             writer.writeheader()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from export.config import TrainConfig
-from export.sources import Cut, Source
+from export.sources import Source
 from export.sources.challenge import TABLE
 from export.table import read_table
 from pam_daemon.errors import ConfigError, TableError
@@ -154,13 +154,13 @@ def _has_table(source: Source) -> bool:
 
 
 def _by_column(sources: Sequence[Source], config: TrainConfig) -> list[str]:
-    """What the split column says; a source without clips.csv is trained on, if another has one."""
+    """What the split column says; a source without one is trained on, if another has one."""
     column = config.dataset.split_column
     parts: list[str] = []
-    for source in sources:
+    said = [(source.folder / SPLIT_TABLE).exists() or _has(source, column) for source in sources]
+    for source, says in zip(sources, said, strict=True):
         table = source.folder / SPLIT_TABLE
-        lone = len(sources) == 1 or not any((other.folder / SPLIT_TABLE).exists() for other in sources)
-        values = _values(source, column, config) if lone or table.exists() else ["train"] * len(source.cuts)
+        values = _values(source, column, config) if says or not any(said) else ["train"] * len(source.cuts)
         for cut, value in zip(source.cuts, values, strict=True):
             if value not in GIVEN_PARTS:
                 raise TableError(f"{table}: {cut.file}: {column} is {value}; must be one of {', '.join(GIVEN_PARTS)}")
@@ -170,7 +170,7 @@ def _by_column(sources: Sequence[Source], config: TrainConfig) -> list[str]:
 
 def _values(source: Source, column: str, config: TrainConfig) -> list[str]:
     """A column of the clips' own table, or of clips.csv in the folder, which names files as the source does."""
-    if all(column in cut.columns for cut in source.cuts):
+    if _has(source, column):
         return [cut.columns[column] for cut in source.cuts]
     table, key = source.folder / SPLIT_TABLE, config.dataset.audio_column
     if not table.exists():
@@ -180,12 +180,14 @@ def _values(source: Source, column: str, config: TrainConfig) -> list[str]:
     values = {row[key]: row[column] for row in read_table(table, [key, column])}
     for cut in source.cuts:
         if cut.file not in values:
-            raise TableError(f"{table}: no row for {cut.file}, which {_home(cut)} has; add it with its {column}")
+            home = TABLE if cut.columns else "the folder"
+            raise TableError(f"{table}: no row for {cut.file}, which {home} has; add it with its {column}")
     return [values[cut.file] for cut in source.cuts]
 
 
-def _home(cut: Cut) -> str:
-    return TABLE if cut.columns else "the folder"
+def _has(source: Source, column: str) -> bool:
+    """Whether the clips' own table has the column."""
+    return all(column in cut.columns for cut in source.cuts)
 
 
 def settle(plan: Plan, hashes: Sequence[str], notes: list[str]) -> Parts:

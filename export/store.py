@@ -35,7 +35,7 @@ def empty(windows: int, samples: int) -> Audio:
     except OSError as error:
         raise ConfigError(
             f"TMPDIR: {folder}: no {size_bytes / 1e9:.1f} GB for the windows ({error.strerror}); "
-            "name a larger disk with TMPDIR, or lower dataset.data_sample"
+            "name a larger disk with TMPDIR, or give less --data"
         ) from error
 
 

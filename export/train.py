@@ -53,12 +53,16 @@ def train(job: Job, console: Console) -> Path | None:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     weights = None if saved else find_weights(config, job.weights, console)
     split = _load(job, seed, console)
-    checkpoint.begin(job.out, job.text)
-    dataset.record(split, job.out / "split.csv")
+    if job.ledger:
+        ship.check_ledger(job.ledger, split)
     torch.manual_seed(seed)
     state = start(config, weights, len(split.train), place)
     if saved:
         checkpoint.restore(state, saved)
+    checkpoint.begin(job.out, job.text)
+    if not saved:
+        checkpoint.save(job, state, seed)  # whatever stops it now, the seed is kept
+    dataset.record(split, job.out / checkpoint.SPLIT)
     console.print(f"seed {seed}; {len(split.train)} train, {len(split.select)} validation clips; {place}")
     with _progress(console) as progress, curves(config, job.out, state.history) as draw:
         total = steps(config, len(split.train))
@@ -68,8 +72,8 @@ def train(job: Job, console: Console) -> Path | None:
             row = _epoch(state, split, config, seed, place, step)
             state.history.append(row)
             _keep_best(state, config)
-            checkpoint.save(job, state, seed)
             _write_history(job.out / "history.csv", state.history)
+            checkpoint.save(job, state, seed)
             draw(row)
             console.print(_line(row), highlight=False, soft_wrap=True)
     network = state.evaluated
@@ -187,8 +191,6 @@ def _load(job: Job, seed: int, console: Console) -> Split:
         split = dataset.load(
             job.data, job.config, seed, lambda n, total: progress.update(task, completed=n, total=total)
         )
-    if job.config.training.train_validation_data:
-        split = dataset.with_validation(split)
     for line in split.summary:
         console.print(line, highlight=False, soft_wrap=True)
     for note in split.notes:

@@ -75,7 +75,13 @@ def basis(trained: Trained, near: Path) -> Iterator[Basis]:
     with tempfile.TemporaryDirectory(dir=near, prefix=".export-") as folder:
         graph = Path(folder) / "float32.onnx"
         scorer = Scorer(trained.network, temperature)
-        onnx.export_float(scorer, config.window_samples, graph)
+        try:
+            onnx.export_float(scorer, config.window_samples, graph)
+        except Exception as error:  # the exporter's, which depend on the network
+            raise ModelError(
+                f"architecture.backbone: torch cannot export {config.architecture.backbone} ({_first_line(error)}); "
+                "use another"
+            ) from error
         _prove(scorer, graph, moved)
         roc_auc = evaluate.roc_auc(select.labels, onnx.score(graph, select.audio))
         yield Basis(trained, graph, temperature, moved, roc_auc)
@@ -109,11 +115,15 @@ def make(base: Basis, precision: Precision) -> Variant:
     note = f"{precision} loses {loss:.4f} select ROC AUC; {what}"
     largest, size_mb = prediction.quantization_largest_loss, graph.stat().st_size / 1e6
     refused = ""
-    if loss >= largest:
+    if not loss < largest:  # nor where it is not a number
         refused = f"{precision} loses {loss:.4f} ROC AUC{remedy}, {largest:g} is allowed"
     elif precision == "int8" and size_mb > prediction.quantization_largest_megabytes:
         refused = f"int8 takes {size_mb:.1f} MB, {prediction.quantization_largest_megabytes:g} are allowed"
     return Variant(precision, graph, roc_auc, loss, note, refused)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _prove(scorer: Scorer, graph: Path, moved: Clips) -> None:

@@ -66,9 +66,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def synthetic_clips(folder: Path) -> Path:
+def synthetic_clips(folder: Path, seed: int = 1) -> Path:
     """A folder of 24 clips of noise, every other one with a tone: 16 to train with and 8 to select by."""
-    random = np.random.default_rng(1)
+    random = np.random.default_rng(seed)
     (folder / "audio").mkdir(parents=True)
     rows = [
         {"clip_name": f"{i:02}.wav", "label": str(i % 2), "split": "select" if i >= 16 else "train"} for i in range(24)

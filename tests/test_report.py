@@ -22,11 +22,12 @@ from export import cli
 from export.attribution import attribute
 from export.job import Job
 from export.plots import reliability
+from export.report import draw
 from export.run import open_run
 from export.settings import load
 from export.ship import card_of
 from export.train import train
-from pam_daemon.errors import ConfigError, TableError
+from pam_daemon.errors import ConfigError, ModelError, TableError
 
 pytestmark = pytest.mark.xdist_group("report")  # what one test trains, others use
 
@@ -190,6 +191,18 @@ def test_what_is_no_run_is_named(run: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ConfigError, match="does not fit its configuration"):
         open_run(tmp_path, [], Console(file=io.StringIO()))
+
+
+def test_a_run_is_opened_with_no_other_clips(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"split\.csv: the clips or their split are not those the run began with"):
+        open_run(run, [synthetic_clips(tmp_path / "other", seed=9)], Console(file=io.StringIO()))
+
+
+def test_a_damaged_model_file_is_named(copy: Path) -> None:
+    (copy / "model.onnx").write_bytes(b"no model")
+    trained, history, job = open_run(copy, [], Console(file=io.StringIO()))
+    with pytest.raises(ModelError, match=r"model\.onnx: no ONNX model; remove it"):
+        draw(trained, history, job, anew=False)
 
 
 def test_reliability_counts_each_bin() -> None:

@@ -124,6 +124,35 @@ def test_a_table_may_name_its_files_and_count_through_them(tmp_path: Path) -> No
     assert {cut.file for cut in source.cuts if cut.unmarked} == {"1.wav", "2.wav"}
 
 
+def test_a_table_as_spreadsheets_write_it_is_one(tmp_path: Path) -> None:
+    """In UTF-16, or with a byte order mark: passed over, its calls would be taken for none."""
+    raven = tabled(tmp_path / "utf16") / "night.Table.1.selections.txt"
+    raven.with_name("night.txt").write_bytes(raven.read_text().encode("utf-16"))
+    raven.unlink()
+    sound(tmp_path / "bom" / "night.flac", 5, seconds=30.0)
+    (tmp_path / "bom" / "night.txt").write_text("10.0\t11.0\tRIWH\n20.0\t21.0\tRIWH\n", "utf-8-sig")
+    for name in ("utf16", "bom"):
+        source = recognise(tmp_path / name, fast_config())
+        assert [cut.begin_s for cut in source.cuts if any(cut.labels)] == [9.5, 19.5]
+
+
+def test_channels_of_one_time_are_on_one_side(tmp_path: Path) -> None:
+    path = sound(tmp_path / "night.flac", 5, seconds=30.0)
+    mono = soundfile.read(path)[0]
+    soundfile.write(path, np.stack([mono, mono[::-1]], 1), RATE_HZ)
+    write_raven(tmp_path / "night.txt", [Selection(b, b + 1, channel=c, label="A") for b, c in ((10, 1), (10.5, 2))])
+    both = [cut for cut in recognise(tmp_path, fast_config()).cuts if not cut.unmarked]
+    assert [cut.channel for cut in both] == [1, 2] and len({cut.group for cut in both}) == 1
+
+
+def test_a_short_recording_that_is_only_ignored_is_no_negative(tmp_path: Path) -> None:
+    for name, label in (("a", "unsure"), ("b", "upcall"), ("c", "noise")):
+        sound(tmp_path / f"{name}.wav", 1, seconds=1.0)
+        write_raven(tmp_path / f"{name}.txt", [Selection(0.2, 0.8, label=label)])
+    source = recognise(tmp_path, fast_config())
+    assert [(cut.name, cut.labels) for cut in source.cuts] == [("b.wav", (1.0,)), ("c.wav", (0.0,))]
+
+
 def test_late_marks_are_cut_earlier(tmp_path: Path) -> None:
     source = recognise(tabled(tmp_path), fast_config("dataset.mark_delay_seconds=0.4"))
     assert [cut.begin_s for cut in source.cuts if any(cut.labels)] == [9.1, 19.1]
@@ -134,6 +163,10 @@ def test_unmarked_windows_are_as_many_as_asked(tmp_path: Path) -> None:
     names = [[cut.name for cut in find([folder], config, seed)[0][0].cuts] for seed in (1, 1, 2)]
     assert len(names[0]) == 6
     assert names[0] == names[1] != names[2]
+    tested = fast_config("dataset.negatives_per_positive=2", f"dataset.data_folder_test={tabled(tmp_path / 'b')}")
+    learned, test = find([folder], tested, 1)[0]
+    assert [cut.name for cut in learned.cuts] == names[0]  # whatever is tested on
+    assert len(test.cuts) == len(recognise(tmp_path / "b", tested).cuts)
 
 
 def test_marks_of_several_labels_make_several_columns(tmp_path: Path) -> None:
@@ -241,9 +274,11 @@ def test_the_split_is_kept_and_a_run_carries_on_with_no_other(tmp_path: Path) ->
     assert [row["clip"] for row in rows if row["split"] == "train"] == split.train.names
     assert {row["sha1"] for row in rows if row["split"] == "select"} == set(split.select.hashes)
     record(split, tmp_path / "split.csv")
-    (folder / "upcall" / "0.wav").unlink()
+    moved = folder.rename(tmp_path / "elsewhere")
+    record(read(moved, settings=("dataset.validation_strategy=kfold",)), tmp_path / "split.csv")
+    (moved / "upcall" / "0.wav").unlink()
     with pytest.raises(ConfigError, match=r"split\.csv: the clips or their split are not those the run began with"):
-        record(read(folder, settings=("dataset.validation_strategy=kfold",)), tmp_path / "split.csv")
+        record(read(moved, settings=("dataset.validation_strategy=kfold",)), tmp_path / "split.csv")
 
 
 def test_contradicting_labels_are_told(tmp_path: Path) -> None:
@@ -263,6 +298,12 @@ def marks(path: Path, selection: Selection) -> None:
 
 def lost(folder: Path) -> None:
     (folder / "night.flac").rename(folder / "day.flac")
+
+
+def named_twice(folder: Path) -> None:
+    for year in ("2009", "2010"):
+        sound(folder / year / "night.wav", 1)
+    marks(folder / "all.selections.txt", Selection(0, 1, label="RIWH", extra={"Begin File": "night.wav"}))
 
 
 def all_equal(folder: Path) -> None:
@@ -286,6 +327,7 @@ BAD: list[tuple[Callable[[Path], Path], Callable[[Path], object], type[PamdError
      r"x\.selections\.txt: marks b\.wav, which is not in the folder"),
     (tabled, lambda f: overwritten(f / "night.txt", "1.0\t2.0\tRIWH\n3.0\tx\tRIWH\n"), TableError,
      r"night\.txt, row 2.*'x'"),
+    (tabled, named_twice, TableError, r"all\.selections\.txt: night\.wav is in .*2009 and in .*2010; put the table"),
     (tabled, lambda f: sound(f / "night.wav", 1), TableError, r"belongs to night\.flac and to night\.wav"),
     (tabled, lambda f: overwritten(f / "night.flac", "no sound"), SourceError, r"night\.flac: cannot be read"),
     (classes, lambda f: (f / "song").mkdir() or sound(f / "song" / "1.wav", 1), TableError, r"folders named 'song'"),

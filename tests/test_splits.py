@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,9 @@ def test_a_column_may_stand_in_clips_csv_and_a_folder_without_it_is_trained_on(t
     made = plan([*found, *others], "validation_strategy=automatic")
     assert made.parts.tolist() == ["train", "select", "report", "train", "train"]
     assert made.description == "column split of clips.csv"
+    own = [replace(cut, columns={"split": "report"}) for cut in others[0].cuts]  # or in the clips' own table
+    made = plan([*found, replace(others[0], cuts=own)], "validation_strategy=column")
+    assert made.parts.tolist() == ["train", "select", "report", "report", "report"]
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,11 @@ from onnx import numpy_helper
 from rich.console import Console
 
 from export.job import Job
+from export.run import open_run
 from export.settings import load
+from export.ship import card_of
 from export.train import train
-from pam_daemon.card import Card, read_card
-from pam_daemon.errors import ConfigError
+from pam_daemon.errors import ConfigError, TableError
 
 pytestmark = pytest.mark.xdist_group("train")  # what one test trains, others use
 
@@ -45,10 +46,6 @@ def run(*arguments: object, **keywords: object) -> Path:
 
 def weights(path: Path) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
-
-
-def card_of(path: Path) -> Card:
-    return read_card({entry.key: entry.value for entry in onnx.load(path).metadata_props}, str(path))
 
 
 def same(one: Path, other: Path) -> bool:
@@ -121,9 +118,10 @@ def test_an_interrupted_run_carries_on_to_the_same_weights(model: Path, folder: 
     for override in [*FAST, "prediction.precision=float32"]:
         arguments += ["--set", override]
     process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True, env=dict(os.environ))
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + 180
     while not (out / "history.csv").exists() and time.monotonic() < deadline_s:
         time.sleep(0.01)
+    assert (out / "history.csv").exists(), "no epoch has ended"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -182,13 +180,51 @@ def test_a_damaged_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
     asked = job(folder, tmp_path)
     (tmp_path / "config.yaml").write_text(asked.text)
     (tmp_path / "checkpoint.pt").write_bytes(b"not torch")
-    refused(r"checkpoint\.pt: the checkpoint is damaged; remove it", folder, tmp_path, resume=True)
+    refused(r"checkpoint\.pt: damaged, or no checkpoint; name the directory of a run", folder, tmp_path, resume=True)
+    torch.save({"weights": 1}, tmp_path / "checkpoint.pt")
+    refused(r"checkpoint\.pt: not a checkpoint of pamd train", folder, tmp_path, resume=True)
+    (tmp_path / "config.yaml").write_text("dataset:\n")
+    refused(r"config\.yaml: dataset: must be a section", folder, tmp_path, resume=True)
 
 
-def test_unknown_names_are_refused(folder: Path, tmp_path: Path) -> None:
-    refused("timm has no resnet51; try", folder, tmp_path / "1", "architecture.backbone=resnet51")
+def test_what_is_refused_leaves_no_run_in_the_way(folder: Path, tmp_path: Path) -> None:
+    out, ledger = tmp_path / "run", tmp_path / "ledger.csv"
     layers = "training.differential_learning_rate_layers=[layer9]"
-    refused("no layer layer9; there are: backbone, head, conv1", folder, tmp_path / "2", layers)
+    refused("no layer layer9; there are: backbone, head, conv1", folder, out, layers)
+    blocks = "dataset.validation_strategy=blocks"
+    refused("--report-ledger: the split has no report clips", folder, out, blocks, ledger=ledger)
+    ledger.write_text("name\nnarw\n")
+    with pytest.raises(TableError, match=r"ledger\.csv: no column created_utc"):
+        run(folder, out, ledger=ledger)
+    assert not out.exists()
+
+
+def test_a_run_without_a_seed_keeps_the_one_it_drew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where it was stopped in its first epoch: the folds are the same."""
+    drawn = ("environment.seed=-1", "dataset.validation_strategy=kfold", "training.epochs=1")
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr("export.train.train_epoch", interrupted)
+        run(folder, tmp_path / "run", *drawn)
+    seed = torch.load(tmp_path / "run" / "checkpoint.pt")["seed"]
+    with pytest.raises(ConfigError, match="the run has not ended an epoch; carry it on"):
+        open_run(tmp_path / "run", [], Console(stderr=True))
+    assert card_of(run(folder, tmp_path / "run", *drawn, resume=True)).training.seed == seed
+
+
+def interrupted(*_: object) -> float:
+    raise KeyboardInterrupt
+
+
+def test_a_training_that_diverges_is_named(folder: Path, tmp_path: Path) -> None:
+    wild = ("training.optimizer=SGD", "training.learning_rate=1.0e+9", "training.gradient_clip=0")
+    refused(
+        r"training\.learning_rate: the network's scores are not numbers any more; lower",
+        folder,
+        tmp_path / "run",
+        *wild,
+    )
 
 
 def test_the_card_holds_the_whole_configuration(model: Path) -> None:

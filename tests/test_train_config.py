@@ -107,6 +107,12 @@ def test_a_file_without_such_keys_warns_of_none() -> None:
             "augmentation.tilt_hz_per_second=[-150, -250]",
             r"augmentation\.tilt_hz_per_second: give two numbers, the lower first, within 1000 either way",
         ),
+        ("augmentation.speed_octaves=5000", r"augmentation\.speed_octaves: Expected `float` <= 2\.0"),
+        ("augmentation.gain_db=1.0e+5", r"augmentation\.gain_db: Expected `float` <= 200\.0"),
+        ("augmentation.time_shift_seconds=1.5", r"augmentation\.time_shift_seconds: must be at most half"),
+        ("dataset.validation_size=1.0e-9", r"dataset\.validation_size: Expected `float` >= 0\.0001"),
+        ("environment.seed=20090329171500", r"environment\.seed: Expected `int` <= "),
+        ("prediction.hop_seconds=1.0e-5", r"prediction\.hop_seconds: must be at least one sample"),
         ("training.epochs=0", r"training\.epochs: Expected `int` >= 1"),
         ("training.epochs=many", r"training\.epochs: Expected `int`, got `str`"),
         ("prediction.probability_threshold=1.5", r"prediction\.probability_threshold: Expected `float` <= 1\.0"),
@@ -158,3 +164,7 @@ def test_a_run_may_be_carried_on_with_other_predictions_but_not_with_another_tra
     assert trains_alike(text, load(NARW, ["environment.number_of_workers=0"])[1])
     assert not trains_alike(text, load(NARW, ["training.epochs=3"])[1])
     assert not trains_alike(text, load(NARW, ["prediction.metric=AP"])[1])  # it chooses the best epoch
+    lower = "prediction.probability_threshold=0.1"
+    assert trains_alike(text, load(NARW, [lower])[1])
+    f1 = "prediction.metric=F1"  # at that threshold
+    assert not trains_alike(load(NARW, [f1])[1], load(NARW, [f1, lower])[1])

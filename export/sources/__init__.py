@@ -18,7 +18,7 @@ def find(data: Sequence[Path], config: TrainConfig, seed: int) -> tuple[list[Sou
     """All sources of a run, those of --data first, and warnings of what has no effect.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or one without a clip.
         SourceError: a folder that is not there, or is none of the layouts; a clip or recording that cannot be read.
         TableError: a table that cannot be read or used.
     """
@@ -45,6 +45,9 @@ def find(data: Sequence[Path], config: TrainConfig, seed: int) -> tuple[list[Sou
         found.append(challenge.read(Path(dataset.test_dataframe), tests or audio, config, "test"))
     elif tests:
         found.append(recognise(tests, config, "test"))
+    for source in found:
+        if not source.cuts:
+            raise ConfigError(f"{source.folder}: {source.kind}: no clip is left; give another --data")
     return recordings.thin(found, config, seed), warnings
 
 

@@ -27,7 +27,8 @@ class Cut:
     def name(self) -> str:
         """Unique in its source."""
         channel = f"#{self.channel}" if self.channel > 1 else ""
-        return self.file if self.begin is None else f"{self.file}{channel}@{self.begin_s:.3f}"
+        place = "" if self.begin is None else f"@{self.begin_s:.3f}"
+        return f"{self.file}{channel}{place}"
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,7 @@ class Source:
     kind: str  # what it was taken for, in words
     cuts: list[Cut]
     part: str = ""  # of the split, where that is given: train, select or test
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,8 +74,12 @@ def find_tables(folder: Path) -> list[Path]:
 
 def _like_a_table(path: Path) -> bool:
     """Whether it begins as Raven's header or as Audacity's times."""
-    with path.open("rb") as file:
-        first = file.readline(10_000).decode("utf-8", "replace")
+    try:
+        with path.open("rb") as file:
+            line = file.readline(10_000)
+    except OSError:
+        return path.is_file()  # whoever reads it as a table says why it cannot be read
+    first = line.decode("utf-16" if line[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig", "replace")
     if BEGIN.casefold() in first.casefold():
         return True
     try:
@@ -93,7 +98,12 @@ def _recording_of(table: Path, selection: Selection, recordings: Sequence[Path])
     beside = [path for path in recordings if path.name == name]
     if not beside:
         raise TableError(f"{table}: marks {name}, which is not in the folder; restore it or take its rows out")
-    return min(beside, key=lambda path: path.parent != table.parent)
+    nearest = [path for path in beside if path.parent == table.parent] or beside
+    if len(nearest) > 1:
+        raise TableError(
+            f"{table}: {name} is in {nearest[0].parent} and in {nearest[1].parent}; put the table beside its own"
+        )
+    return nearest[0]
 
 
 def _owner(table: Path, recordings: Sequence[Path]) -> Path:
@@ -113,7 +123,7 @@ def _owner(table: Path, recordings: Sequence[Path]) -> Path:
 
 def _recording_cuts(
     folder: Path, recording: Path, marked: Sequence[tuple[Path, Selection]], meant: Meanings, config: TrainConfig
-) -> Iterator[Cut]:
+) -> list[Cut]:
     """The windows of all channels that are marked, or of the first where none is."""
     info = look(recording)
     length_s = info.frames / info.samplerate
@@ -122,25 +132,36 @@ def _recording_cuts(
         if selection.channel > info.channels:
             raise TableError(f"{table}: marks channel {selection.channel} of {info.channels}; correct it")
         by_channel.setdefault(selection.channel, []).append(_mark(table, selection, meant, length_s, config))
+    cuts: list[Cut] = []
     for channel, marks in sorted((by_channel or {1: []}).items()):
         whole = Cut(recording, recording.relative_to(folder).as_posix(), (), channel=channel)
-        yield from _channel_cuts(whole, marks, length_s, config)
+        cuts += _channel_cuts(whole, marks, length_s, config)
+    return _grouped(cuts, config.window_samples)
 
 
 def _channel_cuts(whole: Cut, marks: Sequence[Mark], length_s: float, config: TrainConfig) -> Iterator[Cut]:
     rate_hz, window_s, count = config.audio.sample_rate, config.audio.training_chunk_seconds, len(config.labels)
     last = math.floor(length_s * rate_hz) - config.window_samples
     if last < 0:  # shorter than a window: it is fitted as a clip is
-        yield replace(whole, labels=_union([mark.labels for mark in marks if mark.labels], count), group=whole.file)
+        labels = _union([mark.labels for mark in marks if mark.labels], count)
+        if any(labels) or all(mark.labels for mark in marks):
+            yield replace(whole, labels=labels, group=whole.file)
         return
-    group, reach = "", 0
     for span in spans(marks, length_s, window_s, config.dataset.mark_guard_seconds, count):
         begin = min(round(span.begin_s * rate_hz), last)
-        if begin >= reach - _ROUNDING_SAMPLES:  # shares no sound with what was before
-            group = f"{whole.file}#{whole.channel}@{begin}"
-        reach = begin + config.window_samples
-        labelled = replace(whole, labels=span.labels, group=group, unmarked=span.unmarked)
+        labelled = replace(whole, labels=span.labels, unmarked=span.unmarked)
         yield replace(labelled, begin=begin, begin_s=begin / rate_hz)
+
+
+def _grouped(cuts: Sequence[Cut], window_samples: int) -> list[Cut]:
+    """The cuts of one recording, those that overlap in time in one group, on whichever channels: they share calls."""
+    groups: dict[int, str] = {}
+    group, reach = "", 0
+    for begin in sorted(cut.begin for cut in cuts if cut.begin is not None):
+        if begin >= reach - _ROUNDING_SAMPLES:
+            group = f"{cuts[0].file}@{begin}"
+        groups[begin], reach = group, begin + window_samples
+    return [cut if cut.begin is None else replace(cut, group=groups[cut.begin]) for cut in cuts]
 
 
 def _mark(table: Path, selection: Selection, meant: Meanings, length_s: float, config: TrainConfig) -> Mark:
@@ -211,10 +232,15 @@ def _union(several: Sequence[Labels], count: int) -> Labels:
 
 
 def thin(sources: Sequence[Source], config: TrainConfig, seed: int) -> list[Source]:
-    """At most so many unmarked windows as `dataset.negatives_per_positive` allows, drawn at random from all sources."""
+    """At most so many unmarked windows as `dataset.negatives_per_positive` allows, drawn at random from all sources.
+
+    Test clips are neither counted nor thinned: they change nothing that is learned.
+    """
     share = config.dataset.negatives_per_positive
-    unmarked = [(i, j) for i, source in enumerate(sources) for j, cut in enumerate(source.cuts) if cut.unmarked]
-    positive = sum(any(cut.labels) for source in sources for cut in source.cuts)
+    learned = [(i, j, cut) for i, source in enumerate(sources) if source.part != "test"
+               for j, cut in enumerate(source.cuts)]  # fmt: skip
+    unmarked = [(i, j) for i, j, cut in learned if cut.unmarked]
+    positive = sum(any(cut.labels) for _, _, cut in learned)
     allowed = round(share * positive)
     if not share or len(unmarked) <= allowed:
         return list(sources)
