@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fakes import FakeClock
 
+from pam_daemon.clock import Clock
 from pam_daemon.journal import Bell, Journal
 from pam_daemon.records import STATION_WIDE, ModelName, Record, Status, Wire
 from pam_daemon.subscribe import Subscriber
@@ -59,17 +60,16 @@ class House:
         self.clock = FakeClock()
         self.bell = exits.enter_context(closing(Bell()))
         self.journal = exits.enter_context(closing(Journal(path, [self.bell])))
-        self.publisher = Publisher(
+        self.publisher = publisher(
             endpoint,
-            partial(Journal, path),
-            after,
+            path,
             self.bell,
-            status=partial(heartbeat, self.journal.log),
+            keys,
+            log=self.journal.log,
+            after=after,
             every_s=0.02,
             linger_s=linger_s,
             clock=self.clock,
-            moved=lambda: None,
-            keys=keys,
         )
         self.failures: list[BaseException] = []
         self._stop = threading.Event()
@@ -103,17 +103,28 @@ def house_fixture(tmp_path: Path, exits: ExitStack) -> House:
 
 
 def publisher(
-    endpoint: str, tmp_path: Path, bell: Bell, keys: StationKeys | None = None, *, insecure: bool = True
+    endpoint: str,
+    path: Path,
+    bell: Bell,
+    keys: StationKeys | None = None,
+    *,
+    log: str = "log",
+    after: int = 0,
+    every_s: float = 10.0,
+    linger_s: float = 0.0,
+    clock: Clock | None = None,
+    insecure: bool = True,
 ) -> Publisher:
+    """One of the journal at `path`."""
     return Publisher(
         endpoint,
-        partial(Journal, tmp_path / "unused"),
-        0,
+        partial(Journal, path),
+        after,
         bell,
-        status=partial(heartbeat, "log"),
-        every_s=10.0,
-        linger_s=0.0,
-        clock=FakeClock(),
+        status=partial(heartbeat, log),
+        every_s=every_s,
+        linger_s=linger_s,
+        clock=clock or FakeClock(),
         moved=lambda: None,
         keys=keys,
         insecure=insecure,

@@ -80,8 +80,8 @@ class Station:
         lines = (self.directory / "log").read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
-    def await_logged(self, event: str, times: int = 1) -> None:
-        end_s = time.monotonic() + PATIENCE_S
+    def await_logged(self, event: str, times: int = 1, patience_s: float = PATIENCE_S) -> None:
+        end_s = time.monotonic() + patience_s
         while self.logged(event) < times:
             assert time.monotonic() < end_s, (self.directory / "log").read_text()
             time.sleep(0.1)

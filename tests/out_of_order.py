@@ -10,15 +10,13 @@ import sys
 import threading
 import time
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 from fakes import event
-from house import heartbeat
+from house import publisher
 
 from pam_daemon.clock import SystemClock
 from pam_daemon.journal import Bell, Journal
-from pam_daemon.wire.publish import Publisher
 
 PACE_S = 0.002
 
@@ -28,18 +26,8 @@ def main(order: str, endpoint: str, path: Path) -> None:
     for old in path.parent.glob("staged*"):
         old.unlink()
     with closing(Bell()) as bell, closing(Journal(staged, [bell])) as shown, closing(Journal(path)) as kept:
-        publisher = Publisher(
-            endpoint,
-            partial(Journal, staged),
-            0,
-            bell,
-            status=partial(heartbeat, shown.log),
-            every_s=0.3,
-            linger_s=0.0,
-            clock=SystemClock(),
-            moved=lambda: None,
-        )
-        threading.Thread(target=publisher.run, args=(threading.Event(),), daemon=True).start()
+        server = publisher(endpoint, staged, bell, log=shown.log, every_s=0.3, clock=SystemClock())
+        threading.Thread(target=server.run, args=(threading.Event(),), daemon=True).start()
         steps = [shown, kept] if order == "published first" else [kept, shown]
         for number in itertools.count(len(kept.since(0, limit=10**6))):
             for journal in steps:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from live import (
+    FINE,
     Station,
     playing,
     server_fixture,  # noqa: F401 - pytest finds the fixtures by their import
@@ -15,7 +16,6 @@ from sound import DEVICE, SoundServer, sound_server
 
 from pam_daemon.records import Wire
 
-FINE = ("--device", DEVICE, "--hop", "0.1")
 CONTRACT = {
     *("schema", "kind", "station", "stream", "mode", "id", "time_utc", "log", "seq", "prev_seq", "durable"),
     *("alert", "revision", "label", "level", "state", "rule", "count", "window_s", "first_utc", "last_utc"),
@@ -81,7 +81,7 @@ def test_a_restart_in_the_middle_of_an_alert_goes_on_with_it(
         time.sleep(11)  # its place has been kept
         with playing(server, tmp_path) as player:
             player.until(call=2)
-            time.sleep(2.5)
+            station.await_logged("alert raised")
             daemon.kill()
             daemon.wait()
             with station.running(*FINE, *whales):

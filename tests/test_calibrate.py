@@ -6,9 +6,7 @@ import hashlib
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from evaluating import PAMD, await_open, pamd
 from fakes import toy_model
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,17 +34,9 @@ from pam_daemon.tools.evaluate.recordings import Channel
 from pam_daemon.tools.site import set_values, with_values
 from pam_daemon.tools.tables import Selection, write_raven
 
-PAMD = [sys.executable, "-m", "pam_daemon"]
 RATE_HZ = 2000
 SHA256 = "0123456789" * 6 + "0123"  # digits alone: bare, YAML would take it for a number
 VALUES = {"threshold": 0.914, "sha256": SHA256}
-
-
-def pamd(*arguments: object, code: int = 0) -> tuple[str, list[str]]:
-    done = subprocess.run([*PAMD, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
-    assert "Traceback" not in done.stderr
-    assert done.returncode == code, done.stderr
-    return done.stdout, done.stderr.splitlines()
 
 
 # The threshold.
@@ -324,8 +315,7 @@ def test_an_interruption_is_one_line_and_leaves_the_configuration(site: Path) ->
     options = ["--recordings", str(site.parent / "noise"), "--false-per-hour", "70", "--config", str(site)]
     command = [*PAMD, "calibrate", str(site.parent / "toy.onnx"), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not has_open(process.pid, "long.wav"):
-            pass
+        await_open(process, "long.wav")
         process.send_signal(signal.SIGINT)
         text, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
@@ -333,12 +323,3 @@ def test_an_interruption_is_one_line_and_leaves_the_configuration(site: Path) ->
     assert error.startswith("pamd: interrupted") and text == ""
     assert site.read_text() == before
     assert [path.name for path in site.parent.iterdir() if path.name.startswith(".")] == []
-
-
-def has_open(pid: int, name: str) -> bool:
-    """Whether a process has a file of this name open."""
-    for link in Path(f"/proc/{pid}/fd").glob("*"):
-        with suppress(FileNotFoundError):  # closed meanwhile
-            if link.readlink().name == name:
-                return True
-    return False

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from bridges import Sea
 from disk import small_disk
 from fakes import FakeClock, event, toy_model
+from house import numbers
 from live import (
     PAMD,
     PATIENCE_S,
@@ -23,9 +25,7 @@ from live import (
     server_fixture,  # noqa: F401 - pytest finds the fixtures by their import
     station_fixture,  # noqa: F401
 )
-from ports import free_endpoint
 from sound import DEVICE, SoundServer
-from test_bridges import Sea
 from test_retention import made
 
 from pam_daemon.config import Filter, Webhook
@@ -35,6 +35,7 @@ from pam_daemon.journal.held import Held
 from pam_daemon.outlets.bridge import place_path
 from pam_daemon.records import Event, Wire
 from pam_daemon.subscribe import Subscriber
+from pam_daemon.wire.sockets import free_endpoint
 
 RECORDS = 3000
 
@@ -49,10 +50,6 @@ def sound_journal(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         journal.keep_places({"ch1": 1})
     assert path.stat().st_size > 300 * 4096
     return path.read_bytes()
-
-
-def numbers(wires: list[Wire]) -> list[int]:
-    return [wire["seq"] for wire in wires]
 
 
 def with_bytes(offset: int, content: bytes) -> Callable[[bytes], bytes]:

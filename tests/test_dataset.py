@@ -129,8 +129,3 @@ def test_a_part_with_one_label_is_refused(folder: Path) -> None:
     write_table(folder / "train.csv", [r for r in rows if splits[r["clip_name"]] != "select" or r["label"] == "1"])
     with pytest.raises(ConfigError, match="the validation part has 8 clips, all with label"):
         read(folder)
-
-
-def test_an_unknown_fold_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no fold 7; name one of 0 to 4"):
-        read(folder, "dataset.validation_strategy=kfold", "dataset.folds=['7']")

@@ -1,7 +1,6 @@
 """Disks that fill and break under a real process: it goes on, says so, and loses nothing that it could hold."""
 
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -27,13 +26,7 @@ from pam_daemon.journal import Journal
 from pam_daemon.records import Wire
 from pam_daemon.subscribe import Subscriber
 from pam_daemon.tools.simulate import simulate
-
-
-def free_endpoint() -> str:
-    """Whose next port is free too, most likely."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+from pam_daemon.wire.sockets import free_endpoint
 
 
 def wires(path: Path, kind: str) -> list[Wire]:

@@ -9,11 +9,9 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -21,9 +19,10 @@ import numpy as np
 import pytest
 import soundfile
 from fakes import FakeClock
+from live import server_fixture  # noqa: F401 - pytest finds the fixture by its import
 from numpy.typing import NDArray
 from servers import Broker, Udp, Web, every_side
-from sound import DEVICE, RATE_HZ, SoundServer, sound_server
+from sound import DEVICE, RATE_HZ, SoundServer
 
 from pam_daemon.clock import Sync
 from pam_daemon.control import Control
@@ -36,12 +35,6 @@ PAMD = [sys.executable, "-m", "pam_daemon"]
 EXIT_CODES = {"ok": 0, "warning": 3, "failure": 1}
 SECONDS = 4
 Results = dict[str, list[dict[str, str]]]  # by check
-
-
-@pytest.fixture(name="server")
-def server_fixture() -> Iterator[SoundServer]:
-    with tempfile.TemporaryDirectory(prefix="snd", dir="/tmp") as directory, sound_server(Path(directory)) as server:
-        yield server
 
 
 def doctor(*options: object, env: dict[str, str] | None = None) -> Results:

@@ -26,7 +26,6 @@ from live import (
     station_fixture,  # noqa: F401
     unix_s,
 )
-from ports import free_endpoint
 from servers import Broker, Web, await_true, free_port
 from sound import DEVICE
 from test_run import compared
@@ -40,6 +39,7 @@ from pam_daemon.drill import SimulatedSea
 from pam_daemon.journal import Journal
 from pam_daemon.records import Wire, record_id
 from pam_daemon.tools.simulate import Sea
+from pam_daemon.wire.sockets import free_endpoint
 
 RATE_HZ = 2000
 ASKS = ("live", "drill")
@@ -99,12 +99,6 @@ class Site:
 @pytest.fixture(name="site")
 def site_fixture(tmp_path: Path, toy: Path) -> Site:
     return Site(tmp_path, toy, {**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)})
-
-
-@pytest.fixture(name="exits")
-def exits_fixture() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def of(records: Sequence[Wire], kind: str) -> list[Wire]:
@@ -303,11 +297,12 @@ def test_a_station_that_listens_is_not_disturbed(station: Station, tmp_path: Pat
             code, said = site.drill(calls, *options)
             assert code == 1
             assert said[-1].startswith(named)
-        with site.drilling(calls, *own) as process:
+        with site.drilling("simulated", *own) as process:
             await_true(lambda: site.status("--drill").returncode == 0)
             code, said = site.drill(calls, *own)
             assert (code, "drill.sock: another pamd answers here; end it" in said[-1]) == (1, True)
             assert station.status()["status"]["mode"] == "live"
+            process.terminate()
             assert process.wait(PATIENCE_S) == 0
     before = station.records
     assert {record["mode"] for record in before} == {"live"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from clips import read_rows, write_table
-from evaluating import PAMD, figures, pamd
+from evaluating import PAMD, await_open, figures, pamd
 from fakes import toy_model
 
 from pam_daemon.analysis.model import Model
@@ -218,9 +217,7 @@ def test_an_interruption_is_one_line_and_leaves_no_file(clips: Path, toy: Path, 
     out = tmp_path / "out"
     command = [*PAMD, "evaluate", str(toy), "--clips", str(clips), "--output", str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not out.exists():
-            time.sleep(0.01)
-        time.sleep(0.3)
+        await_open(process, "0.wav")
         process.send_signal(signal.SIGINT)
         text, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors

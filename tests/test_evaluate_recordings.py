@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from clips import read_rows
-from evaluating import PAMD, figures, pamd
+from evaluating import PAMD, await_open, figures, pamd
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
@@ -271,9 +270,7 @@ def test_an_interruption_is_one_line_and_leaves_no_file(toy: Path, tmp_path: Pat
     out = tmp_path / "out"
     command = [*PAMD, "evaluate", str(toy), "--recordings", str(tmp_path / "long.wav"), "--output", str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not out.exists():
-            time.sleep(0.01)
-        time.sleep(0.5)
+        await_open(process, "long.wav")
         process.send_signal(signal.SIGINT)
         text, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from disk import FragileDisk, SmallDisk, fragile_disk, small_disk
 from fakes import FakeClock, event
+from house import numbers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,10 +32,6 @@ def disk_fixture(tmp_path: Path) -> Iterator[SmallDisk]:
 def fragile_fixture(tmp_path: Path) -> Iterator[FragileDisk]:
     with fragile_disk(tmp_path / "disk") as disk:
         yield disk
-
-
-def numbers(wires: list[Wire]) -> list[int]:
-    return [wire["seq"] for wire in wires]
 
 
 def durable(wires: list[Wire]) -> list[bool]:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 from fakes import event
+from house import numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pam_daemon.errors import JournalError
 from pam_daemon.journal import Bell, Journal
 from pam_daemon.journal.held import Held
-from pam_daemon.records import Kind, Record, Wire, topic
+from pam_daemon.records import Kind, Record, topic
 
 
 @pytest.fixture
@@ -86,10 +87,6 @@ def test_numbers_have_no_holes_and_prev_seq_tells_the_last_of_the_topic(
 def test_another_journal_is_another_log(journal: Journal, tmp_path: Path) -> None:
     with closing(Journal(tmp_path / "other")) as other:
         assert other.log != journal.log
-
-
-def numbers(wires: list[Wire]) -> list[int]:
-    return [wire["seq"] for wire in wires]
 
 
 def test_since_gives_what_comes_after_by_kind_stream_and_number(journal: Journal) -> None:

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 import soundfile
 import zmq
-from ports import free_endpoint
 
 from pam_daemon.journal import Journal
 from pam_daemon.records import Wire
+from pam_daemon.wire.sockets import free_endpoint
 
 PAMD = [sys.executable, "-m", "pam_daemon"]
 CHANNELS, SECONDS, RATE_HZ, HOP_S = 8, 100, 2000, 0.1

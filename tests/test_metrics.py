@@ -20,6 +20,7 @@ from live import (
     station_fixture,  # noqa: F401
 )
 from prometheus_client.parser import text_string_to_metric_families
+from servers import free_port
 from sound import DEVICE
 
 from pam_daemon.clock import NS_PER_S, parse_rfc3339
@@ -45,12 +46,6 @@ def of_stream(found: Scrape, name: str) -> float:
     ((labels, value),) = found[f"pamd_{name}"]
     assert labels["stream"] == "ch1"
     return value
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def test_a_scrape_says_what_the_status_says_and_the_identity_holds(station: Station) -> None:

@@ -174,7 +174,7 @@ def test_the_canonical_line_says_what_the_status_says(station: Station) -> None:
     """Once a minute, the same fields."""
     with station.running("--device", DEVICE):
         station.await_source(DEVICE)
-        station.await_logged("status")
+        station.await_logged("status", patience_s=2 * PATIENCE_S)
         asked = station.status()["status"]
     (line,) = (line for line in station.log_lines() if line["event"] == "status")
     assert asked.keys() <= line.keys()

@@ -97,6 +97,7 @@ def test_the_heart_beats_in_its_period(house: House, exits: ExitStack) -> None:
     for _ in range(3):
         house.clock.now_ns += 20_000_000
         assert next(subscriber.records(timeout_s=60))["kind"] == "status"
+        assert list(subscriber.records(timeout_s=0.2)) == []  # for no time has passed
 
 
 def test_what_was_journalled_before_is_not_published_again(tmp_path: Path, exits: ExitStack) -> None:
@@ -194,10 +195,12 @@ def test_a_question_that_is_none_gets_an_error_and_harms_nobody(
 
 def test_a_question_of_many_megabytes_is_not_read(house: House, context: zmq.Context[zmq.Socket[bytes]]) -> None:
     with context.socket(zmq.DEALER) as dealer:
+        monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         dealer.connect(f"tcp://127.0.0.1:{house.publisher.recovery_port}")
         dealer.send(b" " * 10_000_000 + b'{"op": "status"}')
         (reply,) = ask(house, context, {"op": "status"})
         assert reply["kind"] == "status"
+        assert monitor.poll(PATIENCE_MS), "it is turned away"
         assert not dealer.poll(0)
 
 
@@ -222,6 +225,8 @@ def test_the_end_is_a_last_status_and_recovery_for_a_while(
         if wire["kind"] == "status" and wire["last_seq"] == 2:
             break
         seen += [wire["seq"]] if wire["kind"] == "event" else []
+    else:
+        pytest.fail("no last status came")
     assert seen == [1, 2]
     if linger_s:  # the clock stands still, so the linger lasts
         (reply,) = ask(house, context, {"op": "since"})
@@ -252,7 +257,7 @@ def test_libzmq_that_never_lets_go_does_not_hold_up_the_end(house: House, monkey
 def test_a_port_in_use_is_an_error_be_it_the_recoverys(house: House, tmp_path: Path) -> None:
     port = house.publisher.recovery_port - 1
     for taken in (port, port - 1):
-        message = one_line(partial(publisher, f"tcp://127.0.0.1:{taken}", tmp_path, house.bell))
+        message = one_line(partial(publisher, f"tcp://127.0.0.1:{taken}", tmp_path / "unused", house.bell))
         assert "in use" in message
         assert "--endpoint" in message
 
@@ -264,14 +269,14 @@ def test_any_port_is_one_whose_next_is_free_too(house: House, tmp_path: Path, ex
     stopped = threading.Event()
     stopped.set()
     for _ in range(40):
-        made = publisher(ANY_PORT, tmp_path, house.bell)
+        made = publisher(ANY_PORT, tmp_path / "unused", house.bell)
         made.run(stopped)
         assert made.endpoint == f"tcp://127.0.0.1:{made.recovery_port - 1}"
 
 
 @pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:65535", "tcp://no.such.host.invalid:5556", "tcp://1.2.3.4:5556"])
 def test_endpoints_that_cannot_be_bound(endpoint: str, tmp_path: Path, house: House) -> None:
-    assert "cannot bind" in one_line(lambda: publisher(endpoint, tmp_path, house.bell))
+    assert "cannot bind" in one_line(lambda: publisher(endpoint, tmp_path / "unused", house.bell))
 
 
 @pytest.mark.parametrize(

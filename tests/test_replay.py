@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,14 +16,9 @@ from pam_daemon.records import Wire
 from pam_daemon.tools.evaluate import Detected, Matching, match
 from pam_daemon.tools.simulate import truth_path
 from pam_daemon.tools.tables import Selection, read_raven
+from pam_daemon.wire.sockets import free_endpoint
 
 PAMD = [sys.executable, "-m", "pam_daemon"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -53,7 +47,7 @@ def nopp6(data_dir: Path) -> Path:
 
 def test_replay_finds_real_right_whales_and_a_subscriber_hears_them(nopp6: Path, tmp_path: Path) -> None:
     """At least 33 of the 43 marked calls with at most 5 false detections, and the same records in another process."""
-    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    endpoint = free_endpoint()
     with listening(endpoint, tmp_path / "received"):
         done = subprocess.run(
             [*PAMD, "replay", str(nopp6), "--endpoint", endpoint, "--linger", "1"], capture_output=True, check=True

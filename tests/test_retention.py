@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
+from bridges import Sea, sea_fixture  # noqa: F401 - as above
 from fakes import BEGAN_UTC_NS, FakeClock, event
 from house import House
 from hypothesis import given, settings
@@ -26,7 +26,6 @@ from live import (
     station_fixture,  # noqa: F401
 )
 from sound import DEVICE, SoundServer
-from test_bridges import Sea
 
 from pam_daemon.clock import NS_PER_S, rfc3339
 from pam_daemon.config import JournalPlace, Webhook
@@ -261,11 +260,6 @@ def test_a_bridge_that_comes_back_for_what_was_deleted_says_so(sea: Sea) -> None
     (lost,) = sea.told("bridge_lost")
     assert lost.data["seq"] == 2
     assert "after 2 to 5" in lost.text
-
-
-@pytest.fixture(name="sea")
-def sea_fixture(tmp_path: Path) -> Sea:
-    return Sea(tmp_path / "journal")
 
 
 def test_a_station_that_listens_deletes_what_is_old(server: SoundServer, station: Station) -> None:

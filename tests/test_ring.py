@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -264,11 +263,3 @@ def test_when_a_sample_was_captured_follows_from_the_newest() -> None:
     ring.write(ramp(20, 10), monotonic_ns=5_020_000_000)
     assert ring.captured_ns(30, 1000) == 5_020_000_000
     assert ring.captured_ns(0, 1000) == 4_990_000_000
-
-
-@pytest.mark.parametrize("limit", [1, 7, 1000])
-def test_a_read_is_at_most_the_limit(limit: int) -> None:
-    ring = Ring(100)
-    ring.write(ramp(0, 50))
-    pieces = list(drain(ring, limit))
-    assert all(isinstance(piece, Heard) and len(piece.samples) <= limit for piece in pieces)

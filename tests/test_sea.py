@@ -102,8 +102,7 @@ def test_a_device_that_appears_later_is_heard_from_then_on(
     with station.running("--config", str(tmp_path / "pamd.yaml"), "--hop", "0.1"):
         station.await_logged("listening")
         began_s = time.time()
-        time.sleep(2)
-        assert station.status()["status"]["streams"]["ch1"]["source"] in ("absent", "busy", "failed")
+        station.await_source("absent", "busy", "failed")
         with sound_server(Path(server.env["HOME"])) as again:
             station.await_source(DEVICE)
             there_s = time.time()
@@ -196,13 +195,15 @@ def test_a_daemon_stopped_for_longer_than_the_ring_says_exactly_what_it_lost(
         with playing(server, tmp_path) as player:
             player.until(call=2)
             daemon.send_signal(signal.SIGSTOP)
+            stopped_s = time.monotonic()
             time.sleep(13)
             daemon.send_signal(signal.SIGCONT)
+            held_s = time.monotonic() - stopped_s
             player.until(call=player.over + 3)
             over = player.over
     (gap,) = station.of("gap")
     assert (gap["term"], gap["reason"], gap["estimated"]) == ("gap", "overrun", False)
-    assert 13 - 5 - 2 < gap["duration_s"] < 13 - 5 + 0.5
+    assert held_s - 5 - 2 < gap["duration_s"] < held_s - 5 + 1
     late_s = heard(station.of("detection"), player)
     assert {0, 1, over - 1} <= late_s.keys() and in_place(late_s)
     lost_s = [unix_s(gap["start_utc"]), unix_s(gap["start_utc"]) + gap["duration_s"]]
@@ -223,15 +224,17 @@ def test_a_device_that_nobody_reads_is_found_to_have_lost_sound(
             stopped = [daemon.pid, *children(daemon)]
             for pid in stopped:
                 os.kill(pid, signal.SIGSTOP)
+            stopped_s = time.monotonic()
             time.sleep(5)
             for pid in stopped:
                 os.kill(pid, signal.SIGCONT)
+            held_s = time.monotonic() - stopped_s
             player.until(call=player.over + 4)
             over = player.over
     gaps = station.of("gap")
     assert {gap["reason"] for gap in gaps} <= {"overflow", "short_segment"}
     assert all(gap["estimated"] and gap["uncertainty_s"] > 0 for gap in gaps if gap["reason"] == "overflow")
-    assert sum(gap["duration_s"] for gap in gaps) <= 5.2
+    assert sum(gap["duration_s"] for gap in gaps) <= held_s + 0.2
     late_s = heard(station.of("detection"), player)
     assert {0, 1, 2, over - 1} <= late_s.keys() and in_place(late_s)
     assert last_effort_is_whole(station)

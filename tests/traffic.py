@@ -5,34 +5,22 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 from fakes import event
-from house import heartbeat
+from house import publisher
 
 from pam_daemon.clock import SystemClock
 from pam_daemon.journal import Bell, Journal
-from pam_daemon.wire.publish import Publisher
 
 
 def main(endpoint: str, path: Path) -> None:
     with closing(Bell()) as bell, closing(Journal(path, [bell])) as journal:
-        publisher = Publisher(
-            endpoint,
-            partial(Journal, path),
-            0,
-            bell,
-            status=partial(heartbeat, journal.log),
-            every_s=0.2,
-            linger_s=0.0,
-            clock=SystemClock(),
-            moved=lambda: None,
-        )
+        server = publisher(endpoint, path, bell, log=journal.log, every_s=0.2, clock=SystemClock())
         stop = threading.Event()
-        thread = threading.Thread(target=publisher.run, args=(stop,))
+        thread = threading.Thread(target=server.run, args=(stop,))
         thread.start()
-        publisher.subscribed.wait()
+        server.subscribed.wait()
         print("subscribed", flush=True)
         number = 0
         for _ in sys.stdin:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from pam_daemon.tools.evaluate import Detected, Matching
 from pam_daemon.tools.picture import draw
 from pam_daemon.tools.simulate import SNR_COLUMN, truth_path
 from pam_daemon.tools.tables import Selection, read_raven
+from pam_daemon.wire.sockets import free_endpoint
 
 _COMMAND = (sys.executable, "-m", "pam_daemon")
 _RULE = "{name: three, preset: three-in-60s}"
@@ -41,7 +41,7 @@ def demonstrate(directory: Path) -> None:
     sea, received, picture = (directory / name for name in ("sea.aiff", "received.jsonl", "sea.png"))
     _console.print("The sea of this demonstration is simulated; the model is the one that pamd ships.\n")
     _pamd("simulate", str(sea), "--minutes", "10", "--calls", "30", "--seed", "1")
-    endpoint = f"tcp://127.0.0.1:{_free_port()}"
+    endpoint = free_endpoint()
     with _listening(endpoint, received):
         _pamd("replay", str(sea), "--endpoint", endpoint, "--linger", "1", "--set", f"alerts=[{_RULE}]")
     records = _records(received)
@@ -82,20 +82,6 @@ def _listening(endpoint: str, received: Path) -> Iterator[None]:
 
 def _records(received: Path) -> Sequence[Wire]:
     return [msgspec.json.decode(line) for line in received.read_bytes().splitlines()]
-
-
-def _free_port() -> int:
-    """A port that is free now, and the next one too."""
-    for _ in range(100):
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
-    raise PamdError("no two neighbouring ports are free on 127.0.0.1")
 
 
 def _table(matching: Matching) -> Table:

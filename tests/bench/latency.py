@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from common import PAMD, Bench, sea, spread, write_sound
 from pam_daemon.records import Wire
 from pam_daemon.subscribe import Subscriber
 from pam_daemon.tools.tables import Selection
+from pam_daemon.wire.sockets import free_endpoint
 
 HOP_S = 0.5
 MINUTES, CALLS = 1.5, 10
@@ -67,14 +67,13 @@ def _arrival(wire: Wire, at_s: float, window_s: float) -> Arrival:
 
 def _replay(path: Path, bench: Bench) -> tuple[float, list[tuple[Wire, float]]]:
     """When stream time 0 was on this process's clock, and the detections with the time of their coming."""
-    port = free_port()
-    endpoint = f"tcp://127.0.0.1:{port}"
+    endpoint = free_endpoint()
     options = ("--speed", "realtime", "--hop", str(HOP_S), "--endpoint", endpoint, "--linger", "0")
     command = (*PAMD, "replay", str(path), "--model", str(bench.model.path), *options)
     wires: list[tuple[Wire, float]] = []
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **quiet) as process, Subscriber(endpoint) as subscriber:
-        began_s = _stream_zero_s(port + 1)
+        began_s = _stream_zero_s(int(endpoint.rpartition(":")[2]) + 1)
         for _ in subscriber.records(timeout_s=0.0):
             pass  # it has been waiting for us: when it came is not known
         while process.poll() is None:
@@ -111,15 +110,3 @@ def _stream_zero_s(recovery_port: int, probe_s: float = 4.0) -> float:
     if earliest_s == float("inf"):
         raise SystemExit("the replay told no status within a minute")
     return earliest_s
-
-
-def free_port() -> int:
-    """A port that is free, and the next one too."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            try:
-                second.bind(("127.0.0.1", first.getsockname()[1] + 1))
-            except OSError:
-                continue
-            return int(first.getsockname()[1])

@@ -9,21 +9,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from common import Bench, spread
-from house import heartbeat
-from latency import free_port
+from house import publisher
 
 from pam_daemon.clock import SystemClock
 from pam_daemon.journal import Bell, Journal
 from pam_daemon.records import Detection, Latency, ModelName, Record, Wire
 from pam_daemon.subscribe import Subscriber
-from pam_daemon.wire.publish import Publisher
+from pam_daemon.wire.sockets import free_endpoint
 
 BURST, BATCHES = 6_400, (1, 8, 64)  # records, and so many a commit: what a worker's round finds
 PACED, PACE_S = 1000, 0.01
@@ -78,7 +76,7 @@ def _take(subscriber: Subscriber, count: int) -> None:
 
 
 def _measured(bench: Bench, mode: str, behind: int, work: Callable[[Subscriber, Callable[[], None]], Any]) -> Any:
-    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    endpoint = free_endpoint()
     with TemporaryDirectory(dir=bench.directory) as directory:
         command = [sys.executable, __file__, endpoint, f"{directory}/journal", str(behind), *mode.split()]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
@@ -144,18 +142,9 @@ def serve(endpoint: str, path: Path, behind: int, mode: str, batch: int) -> None
 
 
 def _publish(endpoint: str, path: Path, journal: Journal, bell: Bell) -> None:
-    publisher = Publisher(
-        endpoint,
-        partial(Journal, path),
-        journal.ends()[1] or 0,
-        bell,
-        status=partial(heartbeat, journal.log),
-        every_s=1.0,
-        linger_s=0.0,
-        clock=SystemClock(),
-        moved=lambda: None,
-    )
-    threading.Thread(target=publisher.run, args=(threading.Event(),), daemon=True).start()
+    after = journal.ends()[1] or 0
+    server = publisher(endpoint, path, bell, log=journal.log, after=after, every_s=1.0, clock=SystemClock())
+    threading.Thread(target=server.run, args=(threading.Event(),), daemon=True).start()
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -19,11 +19,11 @@ import numpy as np
 import soundfile
 import soxr
 from live_part import PAMD, end
-from ports import free_endpoint
 from samples import append, sample
 
 from pam_daemon.subscribe import Subscriber
 from pam_daemon.tools.simulate import Sea
+from pam_daemon.wire.sockets import free_endpoint
 
 RATE_HZ = 8000  # sample numbers pass 2^31 in hour 75
 CALLS_PER_H = 180

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
-from ports import free_endpoint
 from samples import ProcessSample, Stall, StreamSample, append, children, sample
 from sound import RATE_HZ, SoundServer, sound_server
 
 from pam_daemon.tools.simulate import Sea
+from pam_daemon.wire.sockets import free_endpoint
 
 PAMD = (sys.executable, "-m", "pam_daemon")
 STATION = "soak"
