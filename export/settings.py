@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from export.config import Prediction, TrainConfig
+from export.config import TrainConfig
 from pam_daemon.errors import ConfigError
 
 # Values that cannot be honoured: key, the only value that can, remedy.
@@ -60,7 +60,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> tuple[TrainConfig, str, l
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise ConfigError(f"{path}: {_explain(str(error))}") from error
     _refuse(config, path)
-    return config, text, _without_effect(tree, config)
+    return config, text, _without_effect(config)
 
 
 _RANKING = ("ROC_AUC", "AP", "LogLoss")  # metrics without a threshold
@@ -198,8 +198,7 @@ def _explain(error: str) -> str:
 
 def _refuse(config: TrainConfig, path: Path) -> None:
     for name, (only, remedy) in _ONLY.items():
-        section, key = name.split(".")
-        value = getattr(getattr(config, section), key)
+        value = _value(config, name)
         if value != only:
             raise ConfigError(f"{path}: {name}: {value} cannot be honoured; {remedy}")
     audio, prediction, training = config.audio, config.prediction, config.training
@@ -282,15 +281,47 @@ def _data_rules(config: TrainConfig) -> list[tuple[bool, str]]:
     ]
 
 
-def _without_effect(tree: dict[str, Any], config: TrainConfig) -> list[str]:
-    notes: dict[str, str] = {}
-    training = config.training
-    own_rate = training.differential_learning_rate != training.learning_rate
-    if own_rate and not training.differential_learning_rate_layers:
-        notes["training.differential_learning_rate"] = "differential_learning_rate_layers is empty"
-    if config.logging.neptune_project:
-        notes["logging.neptune_project"] = "no run is sent to a service"
-    if config.prediction.max_inference_chunk_seconds != Prediction().max_inference_chunk_seconds:
-        notes["prediction.max_inference_chunk_seconds"] = "inference_chunk_method Fix cuts what is longer"
-    given = [f"{section}.{key}" for section, branch in tree.items() if isinstance(branch, dict) for key in branch]
-    return [f"{name} has no effect: {notes[name]}" for name in given if name in notes]
+def _without_effect(config: TrainConfig) -> list[str]:
+    """A line for each key that is set to something else than its default, and means nothing beside the others."""
+    augmentation, prediction = config.augmentation, config.prediction
+    strategy = config.dataset.validation_strategy
+    split_by = f"validation_strategy {strategy} does not ask for it"
+    drawn = strategy not in ("column", "custom")
+    vain = {
+        **dict.fromkeys(
+            ("mix_concentration", "mix_iterations", "mix_probability", "mix_target"),
+            (augmentation.mix_audio == "Disabled", "mix_audio is Disabled"),
+        ),
+        **dict.fromkeys(
+            ("noise_folder", "noise_simulated", "noise_snr_db"),
+            (not augmentation.noise_probability, "noise_probability is 0"),
+        ),
+        "tilt_hz_per_second": (not augmentation.tilt_probability, "tilt_probability is 0"),
+    }
+    vain = {f"augmentation.{key}": value for key, value in vain.items()} | {
+        "dataset.folds": (not drawn, split_by),
+        "dataset.validation_size": (not drawn, split_by),
+        "dataset.block_size": (strategy not in ("blocks", "automatic"), split_by),
+        "dataset.group_fold_column": (strategy not in ("grouped_kfold", "automatic"), split_by),
+        "dataset.split_column": (strategy not in ("column", "automatic"), split_by),
+        "logging.neptune_project": (True, "no run is sent to a service"),
+        "prediction.max_inference_chunk_seconds": (True, "inference_chunk_method Fix cuts what is longer"),
+        "prediction.threshold_false_positive_rate": (
+            prediction.threshold_selection == "Fixed",
+            "threshold_selection is Fixed",
+        ),
+        "training.differential_learning_rate": (
+            not config.training.differential_learning_rate_layers,
+            "differential_learning_rate_layers is empty",
+        ),
+    }
+    return [
+        f"{name} has no effect: {reason}"
+        for name, (in_vain, reason) in vain.items()
+        if in_vain and _value(config, name) not in (_value(TrainConfig(), name), None)
+    ]
+
+
+def _value(config: TrainConfig, name: str) -> object:
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)

@@ -53,6 +53,7 @@ def test_the_hydrogen_torch_file_says_all_that_has_no_effect_and_asks_for_weight
     assert all(line.startswith("warning: ") for line in warnings)
     told = any("environment.mixed_precision_training has no effect" in warning for warning in warnings)
     assert told == (not computes_in_half(torch.device("cpu")))
+    assert any("dataset.group_fold_column has no effect: validation_strategy kfold" in line for line in warnings)
     assert any("93 of 128 mel bins are empty" in line for line in warnings)
     assert error.startswith("pamd: architecture.pretrained: no weights of resnet26")
 
