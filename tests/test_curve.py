@@ -22,9 +22,9 @@ from house import ANY_PORT, PATIENCE_MS, House, numbers, publisher, take
 from live import PATIENCE_S, Station
 from zmq.utils.monitor import recv_monitor_message
 
-from pam_daemon.errors import EndpointError
+from pam_daemon.errors import EndpointError, KeyFileError
 from pam_daemon.journal import Bell
-from pam_daemon.records import KeyFileError, Wire
+from pam_daemon.records import Wire
 from pam_daemon.subscribe import Subscriber
 from pam_daemon.wire import curve
 from pam_daemon.wire.curve import Door

@@ -194,8 +194,7 @@ def test_a_question_that_is_none_gets_an_error_and_harms_nobody(
 
 
 def test_a_question_of_many_megabytes_is_not_read(house: House, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-    with context.socket(zmq.DEALER) as dealer:
-        monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    with context.socket(zmq.DEALER) as dealer, dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
         dealer.connect(f"tcp://127.0.0.1:{house.publisher.recovery_port}")
         dealer.send(b" " * 10_000_000 + b'{"op": "status"}')
         (reply,) = ask(house, context, {"op": "status"})
