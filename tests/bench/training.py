@@ -13,6 +13,7 @@ from export import optimisation
 from export.batches import steps
 from export.config import TrainConfig
 from export.dataset import Clips
+from export.device import autocast
 from export.job import State
 from export.settings import load
 from export.train import start, train_epoch
@@ -39,7 +40,7 @@ def measure(bench: Bench) -> None:
     print(f"  {CONFIGURATION.name}: {network}, {scored} clips in batches of {batch},")
     print(f"  {bench.rounds} rounds, interleaved; {torch.get_num_threads()} threads of torch;")
     print("  pamd train: an epoch with all augmentation and the updates of the weights and of their average;")
-    print("  bare: log-mel, forward, loss and backward on batches in memory, and no more")
+    print("  bare: log-mel, forward, loss and backward on batches in memory, in the same precision, and no more")
     print(f"  bare:         {spread(bare, 'clips/s', 1)}")
     print(f"  pamd train:   {spread(trained, 'clips/s', 1)}")
     ratios = [ours / theirs for ours, theirs in zip(trained, bare, strict=True)]
@@ -68,7 +69,8 @@ def _bare(state: State, clips: Clips, config: TrainConfig) -> float:
     for waveform, target in zip(audio.split(size), targets.split(size), strict=True):
         with torch.no_grad():
             log_mel = network.features(waveform)
-        logits = network.classify(log_mel.contiguous(memory_format=torch.channels_last))
+        with autocast(audio.device, config.environment.mixed_precision_training):
+            logits = network.classify(log_mel.contiguous(memory_format=torch.channels_last))
         optimisation.loss(logits, target, config).backward()  # type: ignore[no-untyped-call]
         network.zero_grad()
     return len(audio) / (time.perf_counter() - begin_s)
