@@ -130,7 +130,7 @@ def spoil(
 
 
 def backwards(audio: Audio, random: np.random.Generator) -> Audio:
-    """What rises then falls."""
+    """Clips (batch, samples) from their ends: what rises then falls. It draws nothing."""
     return audio[:, ::-1]
 
 
