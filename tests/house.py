@@ -5,19 +5,21 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import pytest
+import zmq
 from fakes import FakeClock
 
 from pam_daemon.clock import Clock
 from pam_daemon.journal import Bell, Journal
 from pam_daemon.records import STATION_WIDE, ModelName, Record, Status, Wire
 from pam_daemon.subscribe import Subscriber
+from pam_daemon.wire import sockets
 from pam_daemon.wire.keys import StationKeys
 from pam_daemon.wire.publish import Publisher
 
@@ -95,6 +97,22 @@ class House:
         except BaseException as failure:
             self.failures.append(failure)
             raise
+
+
+@contextmanager
+def bare_context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    """For sockets that are not pamd's; it ends as pamd's do, in bounded time."""
+    context = sockets.open_context(linger_ms=0)
+    try:
+        yield context
+    finally:
+        sockets.end(context)
+
+
+@pytest.fixture(name="context")
+def context_fixture() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    with bare_context() as made:
+        yield made
 
 
 @pytest.fixture(name="house")

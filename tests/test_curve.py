@@ -18,7 +18,16 @@ import msgspec
 import pytest
 import zmq
 from fakes import event, toy_model
-from house import ANY_PORT, PATIENCE_MS, House, numbers, publisher, take
+from house import (
+    ANY_PORT,
+    PATIENCE_MS,
+    House,
+    bare_context,
+    context_fixture,  # noqa: F401 - pytest finds the fixture by its import
+    numbers,
+    publisher,
+    take,
+)
 from live import PATIENCE_S, Station
 from zmq.utils.monitor import recv_monitor_message
 
@@ -63,14 +72,6 @@ def harbour(tmp_path: Path) -> Harbour:
 @pytest.fixture
 def house(tmp_path: Path, exits: ExitStack, harbour: Harbour) -> House:
     return House(tmp_path / "journal", exits, keys=harbour.keys())
-
-
-@pytest.fixture
-def context(exits: ExitStack) -> zmq.Context[zmq.Socket[bytes]]:
-    made = zmq.Context()
-    made.linger = 0
-    exits.callback(made.term)
-    return made
 
 
 def subscribed(subscriber: Subscriber, exits: ExitStack) -> Subscriber:
@@ -202,6 +203,7 @@ def test_a_new_key_is_let_in_and_disturbs_nobody(
         house.publisher.take_on(harbour.keys())
         subscribed(harbour.subscriber(house, "stranger"), exits)
         assert not monitor.poll(300)
+        ferry.disable_monitor()
 
 
 def test_a_station_changes_its_own_key(house: House, harbour: Harbour, exits: ExitStack) -> None:
@@ -244,7 +246,7 @@ def test_the_proof_passes_only_where_strangers_are_turned_away(server: tuple[Doo
 def test_a_server_that_asks_nobody_fails_the_proof(server: tuple[Door, zmq.Socket[bytes]], exits: ExitStack) -> None:
     """Encrypted, and open to the whole world: libzmq finds no handler in the socket's context, and no domain."""
     door, keys = server[0], server[0].keys.own
-    socket = exits.enter_context(exits.enter_context(zmq.Context()).socket(zmq.XPUB))
+    socket = exits.enter_context(exits.enter_context(bare_context()).socket(zmq.XPUB))
     socket.curve_server = True
     socket.curve_publickey, socket.curve_secretkey = keys.public.encode(), keys.secret.encode()
     with pytest.raises(EndpointError, match="not turned away but let in"):

@@ -22,6 +22,7 @@ import zmq
 
 from pam_daemon.journal import Journal
 from pam_daemon.records import Wire
+from pam_daemon.wire import sockets
 from pam_daemon.wire.sockets import free_endpoint
 
 PAMD = [sys.executable, "-m", "pam_daemon"]
@@ -55,7 +56,7 @@ class Siege:
         self.journal = journal
         self._commands = {"daemon": daemon, "listener": [*PAMD, "listen", endpoint, "--state", str(self._place)]}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._context = zmq.Context()
+        self._context = sockets.open_context(linger_ms=0)
         self._socket = self._context.socket(zmq.SUB)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.subscribe("")
@@ -71,7 +72,7 @@ class Siege:
     def __exit__(self, *_: object) -> None:
         for name in list(self._running):
             self.kill(name)
-        self._context.destroy(linger=0)
+        sockets.end(self._context)
 
     def start(self, name: str) -> None:
         """Where it does not run."""

@@ -21,6 +21,7 @@ import zmq
 from fakes import event
 from house import (
     House,
+    bare_context,
     house_fixture,  # noqa: F401 - pytest finds the fixture by its import
 )
 
@@ -197,7 +198,7 @@ BODIES: dict[str, Wire] = {
 
 def test_what_is_no_record_is_told(listen: Callable[..., Listener]) -> None:
     """How many messages were passed over; it goes on with those that are records."""
-    with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
+    with bare_context() as context, context.socket(zmq.XPUB) as publisher:
         port = publisher.bind_to_random_port("tcp://127.0.0.1")
         listener = listen(f"tcp://127.0.0.1:{port}")
         assert publisher.recv() == b"\x01"

@@ -19,6 +19,7 @@ from house import (
     ANY_PORT,
     PATIENCE_MS,
     House,
+    context_fixture,  # noqa: F401
     house_fixture,  # noqa: F401 - pytest finds the fixture by its import
     listen,
     numbers,
@@ -29,13 +30,6 @@ from house import (
 from pam_daemon.errors import EndpointError
 from pam_daemon.journal import Journal
 from pam_daemon.subscribe import Subscriber
-
-
-@pytest.fixture
-def context(exits: ExitStack) -> zmq.Context[zmq.Socket[bytes]]:
-    made = zmq.Context()
-    exits.callback(made.destroy, linger=0)
-    return made
 
 
 def ask(house: House, context: zmq.Context[zmq.Socket[bytes]], *requests: object) -> list[Any]:
@@ -202,6 +196,7 @@ def test_a_question_of_many_megabytes_is_not_read(house: House, context: zmq.Con
         (reply,) = ask(house, context, {"op": "status"})
         assert reply["kind"] == "status"
         assert monitor.poll(PATIENCE_MS), "it is turned away"
+        dealer.disable_monitor()
         assert not dealer.poll(0)
 
 

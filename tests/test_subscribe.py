@@ -21,6 +21,7 @@ from house import (
     ANY_PORT,
     PATIENCE_MS,
     House,
+    bare_context,
     heartbeat,
     house_fixture,  # noqa: F401 - pytest finds the fixture by its import
     listen,
@@ -39,8 +40,7 @@ class Lossy:
     """Passes on to a subscriber what a test chooses, as if the rest had been lost; recovery is the houses' own."""
 
     def __init__(self, exits: ExitStack, **options: Any) -> None:
-        context = zmq.Context()
-        exits.callback(context.destroy, linger=0)
+        context = exits.enter_context(bare_context())
         self._socket = exits.enter_context(context.socket(zmq.XPUB))
         self._socket.bind(ANY_PORT)
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -251,8 +251,7 @@ def test_a_filtered_subscriber_misses_only_what_it_asked_for(house: House, exits
 
 def test_topics_are_filtered_by_the_publisher(house: House, exits: ExitStack) -> None:
     """So that what was not asked for is not even sent."""
-    context = zmq.Context()
-    exits.callback(context.destroy, linger=0)
+    context = exits.enter_context(bare_context())
     socket = exits.enter_context(context.socket(zmq.XPUB))
     socket.bind(ANY_PORT)
     endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -390,8 +389,7 @@ def test_a_place_that_cannot_be_kept(house: House, tmp_path: Path, exits: ExitSt
 
 def dead_port(exits: ExitStack) -> int:
     """Where somebody listens who never answers."""
-    context = zmq.Context()
-    exits.callback(context.destroy, linger=0)
+    context = exits.enter_context(bare_context())
     socket = exits.enter_context(context.socket(zmq.ROUTER))
     return int(socket.bind_to_random_port("tcp://127.0.0.1"))
 

@@ -112,6 +112,7 @@ class Subscriber:
 
     def close(self) -> None:
         """Let go of the sockets, and store the place."""
+        self._handshakes.close()
         end(self._context)
         self._save()
 

@@ -61,14 +61,15 @@ class Door:
             EndpointError: it is let in, or nothing is decided in time.
         """
         context = open_context(linger_ms=0)
+        stranger = context.socket(kind)
         try:
-            stranger = context.socket(kind)
             public, secret = (half.decode() for half in zmq.curve_keypair())
             present(stranger, KeyPair(public, secret), self.keys.own.public)
             monitor = watch(stranger)
             stranger.connect(endpoint.replace("//0.0.0.0:", "//127.0.0.1:"))
             outcome = self._answer_until_decided(monitor)
         finally:
+            unwatch(stranger)
             end(context)
         if outcome != "turned away":
             raise EndpointError(f"{endpoint}: a stranger's key was not turned away but {outcome}: refusing to serve")
@@ -92,6 +93,7 @@ class Handshakes:
 
     def __init__(self, socket: zmq.Socket[bytes], endpoint: str, key: KeyPair | None) -> None:
         self.monitor = watch(socket)
+        self._socket = socket
         self._endpoint = endpoint
         self._key = key
         self._failures: int | None = 0  # in a row; None once it has been let in
@@ -120,6 +122,10 @@ class Handshakes:
             )
             raise EndpointError(f"{self._endpoint}: the handshake fails; {remedy}")
 
+    def close(self) -> None:
+        """Judge no more, before the sockets are closed."""
+        unwatch(self._socket)
+
 
 def present(socket: zmq.Socket[bytes], key: KeyPair, server_key: str) -> None:
     """Make a client's socket say who it is, and whom it expects, before it connects."""
@@ -129,8 +135,14 @@ def present(socket: zmq.Socket[bytes], key: KeyPair, server_key: str) -> None:
 
 
 def watch(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
-    """A socket that tells how another one's handshakes end."""
+    """A socket that tells how another one's handshakes end, until `unwatch`."""
     return socket.get_monitor_socket(sum(_OUTCOMES))
+
+
+def unwatch(socket: zmq.Socket[bytes]) -> None:
+    """To be done before either is closed: libzmq waits for ever to tell one that is gone (zeromq/libzmq#3575)."""
+    if not socket.closed:
+        socket.disable_monitor()
 
 
 def next_outcome(monitor: zmq.Socket[bytes]) -> Literal["let in", "turned away", "not understood", "failed"]:

@@ -22,7 +22,7 @@ import zmq
 from fakes import event, toy_model
 from fuzz.child import MEMORY_BYTES, Case
 from fuzz.examples import sound_file
-from house import House, heartbeat
+from house import House, bare_context, heartbeat
 
 from export import settings as train_settings
 from pam_daemon.analysis.model import Model
@@ -258,7 +258,7 @@ def requests(directory: Path) -> Iterator[Reader]:
     with ExitStack() as exits:
         house = House(directory / "journal", exits)
         house.journal.append([event(number) for number in range(20)])
-        context = exits.enter_context(zmq.Context())
+        context = exits.enter_context(bare_context())
         ports = {
             b"records": int(house.publisher.endpoint.rpartition(":")[2]),
             b"recovery": house.publisher.recovery_port,
@@ -289,7 +289,7 @@ def publications(directory: Path) -> Iterator[Reader]:
     """What a publisher sends (first the answers of its recovery socket, after a count of them): a good record after
     it is heard."""
     with ExitStack() as exits:
-        context = exits.enter_context(zmq.Context())
+        context = exits.enter_context(bare_context())
         records = exits.enter_context(context.socket(zmq.PUB))
         recovery = exits.enter_context(context.socket(zmq.ROUTER))
         port = _bind_pair(records, recovery)
