@@ -29,6 +29,9 @@ setup: .venv/core.stamp
 demo: .venv/core.stamp
 	$(BIN)/pamd demo
 
+# One OpenMP thread each: more would spin for one another, which stalls trainings where cores are few.
+test test-long: export OMP_NUM_THREADS = 1
+
 # Four at a time on any machine: most of what takes long waits for real time to pass. A process that ends in the midst of
 # its tests is not replaced: xdist 3.8 waits for the newcomer for ever (pytest-xdist issues 1323 and 1327).
 test: .venv/full.stamp system-packages .venv/bin/promtool

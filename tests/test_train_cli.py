@@ -18,6 +18,7 @@ from pam_daemon.tools.sounds import upcall
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; "
 PAMD = "from pam_daemon.cli import main; main()"
+FULL_PRECISION = ("--set", "environment.mixed_precision_training=false")  # in which every processor computes
 
 
 def pamd(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
@@ -39,7 +40,7 @@ def test_a_mistake_is_one_line_and_leaves_no_run(data_dir: Path, tmp_path: Path)
     folder = small_clips(data_dir, tmp_path / "clips")
     lost = next((folder / "audio").iterdir())
     lost.unlink()
-    done = pamd("train", "--config", NARW, "--data", folder, "--out", tmp_path / "run")
+    done = pamd("train", "--config", NARW, "--data", folder, "--out", tmp_path / "run", *FULL_PRECISION)
     assert done.returncode == 1
     assert done.stderr == f"pamd: {lost}: no such clip; restore it or remove its row from the table\n"
     assert not (tmp_path / "run").exists()  # so that the same command works once the clip is there
