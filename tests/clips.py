@@ -25,6 +25,7 @@ FAST = (
     "audio.mel_frequency_bins=16",
     "audio.hop_size=128",
     "audio.fft_size=1024",
+    "logging.number_of_audios=1",
 )
 
 

@@ -175,7 +175,7 @@ def test_a_run_is_exported_from_its_checkpoint_with_the_data_that_it_remembers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
 
-    overrides = [*FAST, "training.epochs=1", "prediction.precision=float32", "logging.number_of_audios=0"]
+    overrides = [*FAST, "training.epochs=1", "prediction.precision=float32"]
     config, text, _ = load(NARW, overrides)
     folder = synthetic_clips(tmp_path / "clips")
     asked = Job(config, text, [folder], tmp_path / "run", None, False, None, "pamd train --out run")
