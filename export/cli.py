@@ -67,10 +67,10 @@ def train(
         from export.checkpoint import CONFIG
         from export.job import Job
         from export.settings import load
-    console = Console(stderr=True, markup=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     config, text, warnings = load(config_path, overrides)
     for warning in warnings:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        console.print(f"warning: {warning}", soft_wrap=True)
     command = _command(config_path, data, out, weights, overrides)
     job = Job(config, text, data, out, weights, resume, ledger, command)
     try:
@@ -79,13 +79,13 @@ def train(
         words = shlex.join(["--report-ledger", str(ledger), "--resume"] if ledger else ["--resume"])
         begun = (out / CONFIG).exists()
         hint = f"stopped; carry on with `{command} {words}`" if begun else "stopped before the run began"
-        console.print(hint, highlight=False, soft_wrap=True)
+        console.print(hint, soft_wrap=True)
         ctx.exit(130)
     if model:
         text = f"{model}: see it with `pamd model {model}`"
     else:
         text = f"{out}: no model file, as training.build_scoring_pipelines is false; --resume with true makes it"
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(text, soft_wrap=True)
 
 
 @click.command()
@@ -98,7 +98,7 @@ def report(run: Path, data: tuple[Path, ...]) -> None:
 
         from export import report as reports
         from export.run import open_run
-    trained, history, job = open_run(run, data, Console(stderr=True, markup=False))
+    trained, history, job = open_run(run, data, Console(stderr=True, highlight=False, markup=False))
     click.echo(reports.draw(trained, history, job, anew=False))
 
 
@@ -125,7 +125,7 @@ def export(run: Path, data: tuple[Path, ...], precisions: tuple[str, ...], outpu
 
         from export import offer, variants
         from export.run import open_run
-    console = Console(stderr=True, markup=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     trained, _, job = open_run(run, data, console)
     wanted = [precision for precision in variants.PRECISIONS if precision in (precisions or variants.PRECISIONS)]
     offered = offer.offer(trained, job, wanted, output or job.out, force, console)

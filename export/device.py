@@ -32,7 +32,7 @@ def choose(config: TrainConfig, console: Console) -> torch.device:
         wanted = (k for k in ("mixed_precision_training", "mixed_precision_inference") if getattr(environment, k))
         unused |= dict.fromkeys(wanted, "training runs on a CPU that does not compute in bfloat16")
     for key, reason in unused.items():
-        console.print(f"warning: environment.{key} has no effect: {reason}", highlight=False, soft_wrap=True)
+        console.print(f"warning: environment.{key} has no effect: {reason}", soft_wrap=True)
     return cpu
 
 

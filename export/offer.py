@@ -50,7 +50,7 @@ def offer(
             scored = _scored_on_report(job.out)
             made: list[tuple[Variant, Path | None]] = []
             for precision in dict.fromkeys(("float32", *precisions)):
-                console.print(f"{precision} ...", highlight=False)
+                console.print(f"{precision} ...")
                 variant = variants.make(base, precision)
                 wanted = precision in precisions and (force or not variant.refused)
                 path = (output if single else folder / f"model.{precision}.onnx") if wanted else None

@@ -94,11 +94,10 @@ def attempt(trained: Trained, history: History, job: Job, console: Console) -> N
         reason = " ".join(str(error).split())
         console.print(
             f"warning: no report ({type(error).__name__}: {reason}); try `pamd report {job.out}`",
-            highlight=False,
             soft_wrap=True,
         )
     else:
-        console.print(f"{path}: open it in a browser", highlight=False, soft_wrap=True)
+        console.print(f"{path}: open it in a browser", soft_wrap=True)
 
 
 def draw(trained: Trained, history: History, job: Job, *, anew: bool = True) -> Path:

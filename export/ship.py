@@ -44,7 +44,7 @@ def finish(trained: Trained, job: Job, console: Console) -> Path:
     with variants.basis(trained, job.out) as base:
         variant = variants.make(base, wanted)
         if variant.note:
-            console.print(variant.note, highlight=False, soft_wrap=True)
+            console.print(variant.note, soft_wrap=True)
         if variant.refused:
             raise ModelError(
                 f"{path}: {variant.refused}; raise prediction.quantization_largest_loss or _megabytes, "
@@ -54,8 +54,8 @@ def finish(trained: Trained, job: Job, console: Console) -> Path:
         complete(variants.make(base, "float32"), job.out / FLOAT_MODEL, base, count, job)
         card = complete(variant, path, base, count, job)
     for name, value in card.training.metrics.items():
-        console.print(f"{name} {value:.4f}", highlight=False, soft_wrap=True)
-    console.print(f"threshold {card.threshold}", highlight=False)
+        console.print(f"{name} {value:.4f}", soft_wrap=True)
+    console.print(f"threshold {card.threshold}")
     return path
 
 

@@ -50,7 +50,7 @@ def train(job: Job, console: Console) -> Path | None:
     place = device.choose(config, console)
     warning = empty_bins_warning(config)
     if warning:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        console.print(f"warning: {warning}", soft_wrap=True)
     weights = None if saved else find_weights(config, job.weights, console)
     split = _load(job, seed, console)
     if job.ledger:
@@ -75,7 +75,7 @@ def train(job: Job, console: Console) -> Path | None:
             _write_history(job.out / "history.csv", state.history)
             checkpoint.save(job, state, seed)
             draw(row)
-            console.print(_line(row), highlight=False, soft_wrap=True)
+            console.print(_line(row), soft_wrap=True)
     network = state.evaluated
     if state.best is not None:
         network.load_state_dict(state.best)
@@ -84,7 +84,7 @@ def train(job: Job, console: Console) -> Path | None:
     path = ship.finish(trained, job, console) if config.training.build_scoring_pipelines else None
     if path and split.test:
         for label, figures in held_out.score(path, split.test).items():
-            console.print(f"test, {label}: {', '.join(f'{k} {v}' for k, v in figures.items())}", highlight=False)
+            console.print(f"test, {label}: {', '.join(f'{k} {v}' for k, v in figures.items())}")
     report.attempt(trained, state.history, job, console)
     return path
 
@@ -103,7 +103,7 @@ class _Step:
         self._spoken_s = time.monotonic()
         task = self._progress.tasks[self._task]
         left = "" if task.time_remaining is None else f", {task.time_remaining / 60:.0f} min left"
-        self._console.print(f"{text}, batch {task.completed:.0f}/{task.total:.0f}{left}", highlight=False)
+        self._console.print(f"{text}, batch {task.completed:.0f}/{task.total:.0f}{left}")
 
 
 def _epoch(
@@ -192,9 +192,9 @@ def _load(job: Job, seed: int, console: Console) -> Split:
             job.data, job.config, seed, lambda n, total: progress.update(task, completed=n, total=total)
         )
     for line in split.summary:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     for note in split.notes:
-        console.print(f"warning: {note}", highlight=False, soft_wrap=True)
+        console.print(f"warning: {note}", soft_wrap=True)
     return split
 
 

@@ -53,7 +53,7 @@ def _fetch(name: str, repository: str, console: Console) -> Path:
     try:
         # Asked once before: the download itself tries six times to find a net that is not there.
         get_hf_file_metadata(url, timeout=_ANSWER_S)
-        console.print(f"fetching the weights of {name}: {url}", highlight=False, soft_wrap=True)
+        console.print(f"fetching the weights of {name}: {url}", soft_wrap=True)
         return Path(hf_hub_download(repository, _FILE))
     except Exception as error:  # of the net, of the server, of the disk
         reason = " ".join(str(error).split())[:120] or type(error).__name__
