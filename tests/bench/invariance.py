@@ -92,10 +92,9 @@ def recall_by_shift(model: Model, clips: Clips) -> list[Moved]:
     for shift_s in SHIFTS_S:
         inside = (begin_s + shift_s >= 0) & (end_s + shift_s <= length_s)
         if inside.sum() >= FEWEST:
-            shifts = np.full(len(index), round(shift_s * rate_hz), np.intp)
-            moved = found(model, augment.shift(calls, filling, shifts, rate_hz))
-            counts = (flags[inside].sum() for flags in (moved, unmoved))
-            rows.append(Moved(shift_s, int(inside.sum()), *map(int, counts)))
+            shifts = np.full(inside.sum(), round(shift_s * rate_hz), np.intp)
+            moved = found(model, augment.shift(calls[inside], filling[inside], shifts, rate_hz))
+            rows.append(Moved(shift_s, len(moved), int(moved.sum()), int(unmoved[inside].sum())))
     return rows
 
 
