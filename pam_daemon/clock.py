@@ -57,12 +57,19 @@ class SystemClock:
 
 
 def utc_less_monotonic_ns(clock: Clock) -> int:
-    """The distance of the two clocks: it steps where UTC is set, and creeps where it is slewed."""
+    """The distance of the two clocks: it steps where UTC is set, and creeps where it is slewed.
+
+    Of five attempts the one that was least held up counts: a thread that waits for the processor between the two
+    clocks would see a step.
+    """
+    least_ns, distance_ns = sys.maxsize, 0
     for _ in range(5):
         before_ns, utc_ns, after_ns = clock.monotonic_ns(), clock.utc_ns(), clock.monotonic_ns()
-        if after_ns - before_ns < _TOGETHER_NS:
+        if after_ns - before_ns < least_ns:
+            least_ns, distance_ns = after_ns - before_ns, utc_ns - (before_ns + after_ns) // 2
+        if least_ns < _TOGETHER_NS:
             break
-    return utc_ns - (before_ns + after_ns) // 2
+    return distance_ns
 
 
 class StreamClock(Protocol):

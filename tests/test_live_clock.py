@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pam_daemon.capture.live_clock import LiveClock
-from pam_daemon.clock import NS_PER_S
+from pam_daemon.clock import NS_PER_S, utc_less_monotonic_ns
 from pam_daemon.records import Event
 
 RATE_HZ = 48_000
@@ -155,3 +155,24 @@ def test_the_begin_stays_the_begin_through_months() -> None:
         rig.live.observe(first, rig.end, rig.clock.now_ns)
     assert rig.live.at(0).utc(0) == rig.live.began_utc == began_utc
     assert abs(rig.error_s()) < 0.02
+
+
+class HeldUp(FakeClock):
+    """Time passes while it is read: so much before each answer, in turn."""
+
+    def __init__(self, holds_ms: list[float]) -> None:
+        super().__init__()
+        self._holds_ns = [round(hold * 1e6) for hold in holds_ms]
+
+    def monotonic_ns(self) -> int:
+        self.now_ns += self._holds_ns.pop(0) if self._holds_ns else 0
+        return super().monotonic_ns()
+
+
+@pytest.mark.parametrize("least", range(5))
+def test_a_thread_that_waits_between_the_clocks_sees_no_step_of_utc(least: int) -> None:
+    """Ten readings, five pairs; the second of a pair comes 400 ms after the first, but for one that is hardly late."""
+    waits_ms = [400.0] * 5
+    waits_ms[least] = 0.5
+    clock = HeldUp([wait for pair_ms in waits_ms for wait in (0.0, pair_ms)])
+    assert abs(utc_less_monotonic_ns(clock) - clock.began_utc_ns) <= 0.5e6
