@@ -107,6 +107,7 @@ def test_a_disk_that_breaks_under_a_daemon_is_told_and_detection_goes_on(
                 while not station.status()["status"]["durable"]:
                     assert time.monotonic() < end_s
                     time.sleep(0.2)
+                player.until(call=player.over + 1)
                 over = player.over
         assert identity_holds(wires(journal, "effort")[-1])
         late_s = heard(wires(journal, "detection"), player)

@@ -251,7 +251,7 @@ def test_a_worker_that_cannot_keep_up_says_so_listens_less_often_and_recovers(
             with held_back(daemon, share=0.1):
                 station.await_logged("overload")
             station.await_logged("overload_over")
-            time.sleep(2)
+            player.until(call=player.over + 1)
             over = player.over
     assert [event["what"] for event in station.of("event")] == ["stream_began", "overload", "overload_over"]
     assert station.events("overload")[0]["data"]["hop_s"] == 0.5
