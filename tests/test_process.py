@@ -82,7 +82,7 @@ def test_utc_that_is_set_while_pamd_listens_is_an_event_and_moves_what_comes_aft
     faketime = {
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(offset),
-        "FAKETIME_CACHE_DURATION": "1",  # it reads the file seldom: a thread that asks meanwhile gets the machine's time
+        "FAKETIME_CACHE_DURATION": "1",  # while one thread reads the file, others may get the machine's time
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
     with station.running(*FINE, env=faketime):
